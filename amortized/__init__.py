@@ -1,0 +1,1 @@
+"""The amortized side: a prior-data fitted network for each prior."""

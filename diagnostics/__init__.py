@@ -1,0 +1,1 @@
+"""Checks that judge every engine alike: conversion to ArviZ's schema, convergence, calibration."""

@@ -1,0 +1,1 @@
+"""Hybrid: probabilistic forecasts of neural scaling curves."""

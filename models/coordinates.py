@@ -1,0 +1,92 @@
+"""The invertible map between a user's units and the coordinates in which a prior is stated."""
+
+import abc
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from hybrid.models.errors import InvalidArgumentError, UnknownNameError
+
+Array = Any
+
+
+class Frame(NamedTuple):
+    """The coordinates of one curve. An affine map of x and a scaling of y, and the points a law may refer to.
+
+    Each field is a float, or an array that broadcasts against x when several curves are handled at once.
+    """
+
+    x_shift: Array  #: x in coordinates = (x - x_shift) / x_scale
+    x_scale: Array
+    y_scale: Array  #: y in coordinates = y / y_scale
+    first: Array  #: the smallest context x, in coordinates
+    last: Array  #: the largest context x, in coordinates
+    horizon: Array  #: the largest x that the forecast is about, in coordinates
+
+    def x_to(self, x: Array) -> Array:
+        """From the user's x to the coordinates."""
+        return (x - self.x_shift) / self.x_scale
+
+    def x_from(self, x: Array) -> Array:
+        """From the coordinates to the user's x."""
+        return x * self.x_scale + self.x_shift
+
+
+class Coordinates(abc.ABC):
+    """How a prior's coordinates follow from the context x, the horizon and the y scale, and from nothing else."""
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def frame(self, x: Array, horizon: float, y_scale: float) -> Frame:
+        """The frame of a curve whose context x (shape (n,), any order) and horizon are in the user's units."""
+
+    @abc.abstractmethod
+    def native_frame(self, x: Array) -> Frame:
+        """The frame to use for x that are already in the prior's coordinates."""
+
+
+class Ratio(Coordinates):
+    """x is divided by the last context x, so a power law stays a power law; y by the y scale. log x <= 0 in the context."""
+
+    name = "ratio"
+
+    def frame(self, x: Array, horizon: float, y_scale: float) -> Frame:
+        last = float(np.max(x))
+        return Frame(0.0, last, y_scale, float(np.min(x)) / last, 1.0, horizon / last)
+
+    def native_frame(self, x: Array) -> Frame:
+        low, high = float(np.min(x)), float(np.max(x))
+        if not low > 0:
+            raise InvalidArgumentError("x in ratio coordinates is x / (last context x) and must be > 0")
+        return Frame(0.0, 1.0, 1.0, min(low, 1.0), 1.0, max(high, 1.0))
+
+
+class Unit(Coordinates):
+    """x is mapped linearly so that the first context x becomes 0.01 and the horizon 1 (Lee et al. 2025); y is divided by
+    the y scale."""
+
+    name = "unit"
+    low = 0.01
+
+    def frame(self, x: Array, horizon: float, y_scale: float) -> Frame:
+        first, last = float(np.min(x)), float(np.max(x))
+        scale = (horizon - first) / (1.0 - self.low)
+        shift = first - self.low * scale
+        return Frame(shift, scale, y_scale, self.low, (last - shift) / scale, 1.0)
+
+    def native_frame(self, x: Array) -> Frame:
+        low, high = float(np.min(x)), float(np.max(x))
+        if low < self.low * (1 - 1e-9) or high > 1 + 1e-9:
+            raise InvalidArgumentError(f"x in unit coordinates must lie in [{self.low}, 1], got [{low:g}, {high:g}]")
+        return Frame(0.0, 1.0, 1.0, self.low, high, 1.0)
+
+
+COORDINATES: dict[str, Coordinates] = {c.name: c for c in (Ratio(), Unit())}
+
+
+def get_coordinates(name: str) -> Coordinates:
+    """The coordinates called "ratio" or "unit"."""
+    if name not in COORDINATES:
+        raise UnknownNameError(f"unknown coordinates {name!r}; there are {', '.join(COORDINATES)}")
+    return COORDINATES[name]

@@ -1,0 +1,123 @@
+"""Distributions as data: a family name with hyperparameters, realised in NumPyro or in torch on demand."""
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from hybrid.models.errors import InvalidArgumentError
+
+# NumPyro and torch agree on the class name and on the names of the hyperparameters of these families.
+FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "Normal": ("loc", "scale"),
+        "StudentT": ("df", "loc", "scale"),
+        "LogNormal": ("loc", "scale"),
+        "HalfNormal": ("scale",),
+        "Exponential": ("rate",),
+        "Gamma": ("concentration", "rate"),
+        "Beta": ("concentration1", "concentration0"),
+        "Uniform": ("low", "high"),
+        "Categorical": ("probs",),
+    }
+)
+DISCRETE = frozenset({"Categorical"})
+_POSITIVE = frozenset({"scale", "rate", "concentration", "concentration1", "concentration0", "df"})
+
+
+def _checked(family: str, name: str, value: Any) -> float | tuple[float, ...]:
+    if name == "probs":
+        probs = tuple(float(p) for p in value)
+        if len(probs) < 2 or any(not 0 <= p <= 1 for p in probs) or abs(sum(probs) - 1) > 1e-9:
+            raise InvalidArgumentError(f"{family}: probs must be two or more numbers in [0, 1] that sum to 1, got {value}")
+        return probs
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"{family}: {name} must be a number, got {value!r}") from None
+    if not math.isfinite(number) or (name in _POSITIVE and number <= 0):
+        kind = "a positive finite number" if name in _POSITIVE else "a finite number"
+        raise InvalidArgumentError(f"{family}: {name} must be {kind}, got {value!r}")
+    return number
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Distribution:
+    """A univariate distribution, declared by the name of its family and its hyperparameters.
+
+    Parameters
+    ----------
+    family
+        A key of `FAMILIES`, such as "Normal" or "Beta".
+    **hyperparameters
+        The hyperparameters by name, such as ``loc=0.0, scale=1.0``; all are required.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the family is unknown, a hyperparameter is missing or unknown, or a value is outside its range.
+
+    Examples
+    --------
+    >>> Distribution("LogNormal", loc=-4.0, scale=1.0)
+    Distribution('LogNormal', loc=-4.0, scale=1.0)
+    """
+
+    family: str
+    hyperparameters: tuple[tuple[str, float | tuple[float, ...]], ...]
+
+    def __init__(self, family: str, **hyperparameters: Any) -> None:
+        if family not in FAMILIES:
+            raise InvalidArgumentError(f"unknown distribution family {family!r}; there are {', '.join(FAMILIES)}")
+        names = FAMILIES[family]
+        if set(hyperparameters) != set(names):
+            raise InvalidArgumentError(
+                f"{family} takes the hyperparameters {', '.join(names)}, got {', '.join(hyperparameters) or 'none'}"
+            )
+        values = tuple((name, _checked(family, name, hyperparameters[name])) for name in names)
+        object.__setattr__(self, "family", family)
+        object.__setattr__(self, "hyperparameters", values)
+        if family == "Uniform" and self["low"] >= self["high"]:
+            raise InvalidArgumentError(f"Uniform: low must be below high, got {self['low']} and {self['high']}")
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.hyperparameters)[name]
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={value!r}" for name, value in self.hyperparameters)
+        return f"Distribution({self.family!r}, {inside})"
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether draws are integers 0, 1, 2, ..."""
+        return self.family in DISCRETE
+
+    def replace(self, **hyperparameters: Any) -> "Distribution":
+        """The same family with some hyperparameters changed."""
+        return Distribution(self.family, **{**dict(self.hyperparameters), **hyperparameters})
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description, the inverse of `from_dict`."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in self.hyperparameters}
+        return {"family": self.family, **values}
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> "Distribution":
+        """Rebuild a distribution from `to_dict`."""
+        values = dict(description)
+        return cls(values.pop("family", ""), **values)
+
+    def numpyro(self) -> Any:
+        """The `numpyro.distributions.Distribution` of this declaration."""
+        jnp = importlib.import_module("jax.numpy")
+        family = getattr(importlib.import_module("numpyro.distributions"), self.family)
+        return family(**{k: jnp.asarray(v) if isinstance(v, tuple) else v for k, v in self.hyperparameters})
+
+    def torch(self, dtype: Any = None, device: Any = None) -> Any:
+        """The `torch.distributions.Distribution` of this declaration, in the given dtype on the given device."""
+        torch = importlib.import_module("torch")
+        family = getattr(torch.distributions, self.family)
+        values = {k: torch.tensor(v, dtype=dtype, device=device) for k, v in self.hyperparameters}
+        return family(**values)

@@ -1,0 +1,65 @@
+"""What a scaling law is: one function of (x, theta) for the noise-free curve."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from hybrid.models.coordinates import Frame
+
+Array = Any
+Theta = Mapping[str, Array]
+
+
+class Law(abc.ABC):
+    """A formula for the mean curve, written once and run by NumPy, JAX and torch.
+
+    Subclasses set `name`, `formula` and, whenever the formula changes, `version`; they define `mean` and may define
+    `derived`.
+    """
+
+    name: ClassVar[str]
+    formula: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
+        """The noise-free curve in the prior's coordinates.
+
+        Parameters
+        ----------
+        xp
+            The array namespace (`hybrid.models.namespace.Namespace`) that x and theta belong to.
+        x
+            Positions in the prior's coordinates, shape (..., n).
+        theta
+            Parameters by name; every array broadcasts against x.
+        frame
+            The curve's coordinates; `frame.first`, `frame.last` and `frame.horizon` are positions in coordinates.
+
+        Returns
+        -------
+        Array of shape (..., n), positive.
+        """
+
+    def derived(self, xp: Any, theta: Theta, frame: Frame) -> dict[str, Array]:
+        """The textbook parameters of the formula **in the user's units**, by name; same shapes as theta."""
+        del xp, theta, frame
+        return {}
+
+
+ANCHOR = 0.1
+
+
+def anchor(xp: Any, frame: Frame) -> Array:
+    """The left anchor of the levels, in ratio coordinates: the first context x, but at least a decade before the last.
+
+    Stating levels at both ends of the data keeps the posterior well shaped; a context narrower than a decade would
+    make the same levels imply absurd slopes, so there the anchor lies a decade back.
+    """
+    first = xp.asarray(frame.first)
+    return xp.where(first < ANCHOR, first, xp.full_like(first, ANCHOR))
+
+
+def power_factor(xp: Any, frame: Frame, exponent: Array) -> Array:
+    """(x scale)^exponent, which turns a coefficient of x^-c in coordinates into one in the user's units."""
+    return xp.exp(exponent * xp.log(xp.asarray(frame.x_scale)))

@@ -1,0 +1,108 @@
+"""M4 of Alabdulmohsin, Neyshabur and Zhai (2022, arXiv 2209.06640): (y - eps_inf) / (eps_0 - y)^alpha = beta x^-c."""
+
+from typing import Any
+
+from hybrid.models.coordinates import Frame
+from hybrid.models.distributions import Distribution
+from hybrid.models.law import Law, Theta, anchor, power_factor
+from hybrid.models.m1 import SIGMA, Y_FIRST, Y_RATIO
+from hybrid.models.m2 import FLOOR, log_excess_ratio
+from hybrid.models.prior import Parameter, Prior
+
+Array = Any
+NEWTON_STEPS = 8
+
+
+def _log_ratio(xp: Any, u: Array, alpha: Array) -> Array:
+    """log of w / (1 - w)^alpha at w = expit(u)."""
+    return alpha * xp.softplus(u) - xp.softplus(-u)
+
+
+def solve_logit(xp: Any, alpha: Array, log_f: Array, steps: int = NEWTON_STEPS) -> Array:
+    """Solve log(w / (1 - w)^alpha) = log_f for u = logit(w).
+
+    The left side, alpha softplus(u) - softplus(-u), increases in u with slope between min(1, alpha) and max(1, alpha), so
+    Newton's method in u converges from the asymptote it starts on. Eight steps reach 1e-10 for alpha in [.02, 20]. The solve
+    itself carries no gradient: one last Newton step from the root does, which gives the exact implicit derivatives in any
+    autodiff.
+
+    Parameters
+    ----------
+    xp
+        Array namespace.
+    alpha
+        Exponent > 0, broadcasts against log_f.
+    log_f
+        Logarithm of the right-hand side, any real number.
+
+    Returns
+    -------
+    logit of w, of the broadcast shape.
+    """
+    a, target = xp.stop_gradient(alpha), xp.stop_gradient(log_f)
+    u = xp.where(target < 0, target + 0.0 * a, target / a)
+    for _ in range(steps):
+        w = xp.expit(u)
+        u = u - (_log_ratio(xp, u, a) - target) / (a * w + (1.0 - w))
+    w = xp.expit(u)
+    slope = a * w + (1.0 - w)
+    return u - (_log_ratio(xp, u, alpha) - log_f) / slope
+
+
+class M4(Law):
+    """M4 with levels stated at two anchors, so that every parameter is free of constraints on the others.
+
+    With w = (y - eps_inf) / (eps_0 - eps_inf) the law reads w / (1 - w)^alpha = f(x), f a power of x. The levels at the anchors
+    and floor = eps_inf / y_last fix the ratio of w between the anchors; `saturation` = w at the left anchor then fixes eps_0,
+    and c follows. saturation -> 0 is M2.
+    """
+
+    name = "m4"
+    formula = "(y - epsilon_inf) / (epsilon_0 - y)^alpha = beta x^-c"
+
+    def _shape(self, xp: Any, theta: Theta, frame: Frame) -> tuple[Array, Array, Array]:
+        """log w at the last context x, log f there, and c."""
+        log_ratio = log_excess_ratio(xp, theta)
+        log_w_first = xp.log(theta["saturation"])
+        log_w_last = log_w_first - log_ratio
+        log_v_first = xp.log1p(-theta["saturation"])
+        log_v_last = xp.log1p(-xp.exp(log_w_last))
+        c = (log_ratio + theta["alpha"] * (log_v_last - log_v_first)) / -xp.log(anchor(xp, frame))
+        return log_w_last, log_w_last - theta["alpha"] * log_v_last, c
+
+    def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
+        log_w_last, log_f_last, c = self._shape(xp, theta, frame)
+        u = solve_logit(xp, theta["alpha"], log_f_last - c * xp.log(x))
+        excess = xp.exp(-xp.softplus(-u) - log_w_last)
+        return theta["y_first"] * theta["y_ratio"] * (theta["floor"] + (1.0 - theta["floor"]) * excess)
+
+    def derived(self, xp: Any, theta: Theta, frame: Frame) -> dict[str, Array]:
+        log_w_last, log_f_last, c = self._shape(xp, theta, frame)
+        last = theta["y_first"] * theta["y_ratio"] * frame.y_scale
+        epsilon_inf = last * theta["floor"]
+        spread = last * (1.0 - theta["floor"]) * xp.exp(-log_w_last)
+        log_beta = log_f_last + (1.0 - theta["alpha"]) * xp.log(spread)
+        return {
+            "epsilon_inf": epsilon_inf,
+            "epsilon_0": epsilon_inf + spread,
+            "beta": xp.exp(log_beta) * power_factor(xp, frame, c),
+            "c": c,
+        }
+
+
+PRIOR = Prior(
+    "m4",
+    M4(),
+    (
+        Y_FIRST,
+        Y_RATIO,
+        FLOOR,
+        Parameter(
+            "saturation",
+            Distribution("Uniform", low=0.0, high=1.0),
+            "how near the start is to the upper plateau: (y_first - epsilon_inf) / (epsilon_0 - epsilon_inf)",
+        ),
+        Parameter("alpha", Distribution("LogNormal", loc=-1.2, scale=0.9), "sharpness of the upper plateau"),
+        SIGMA,
+    ),
+)

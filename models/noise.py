@@ -1,0 +1,159 @@
+"""Observation noise: p(y | noise-free curve, theta), realised in NumPyro, in torch, and in NumPy for predictions."""
+
+import abc
+import importlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy import special
+
+from hybrid.models.errors import UnknownNameError
+
+Array = Any
+_LOG_SQRT_2PI = 0.9189385332046727
+
+
+class Noise(abc.ABC):
+    """Independent noise around the noise-free curve f > 0, with scale parameter `sigma`.
+
+    The NumPy methods take y or a probability, the noise-free value f and theta (a mapping that holds "sigma"), all
+    broadcasting against one another.
+    """
+
+    name: ClassVar[str]
+    parameters: ClassVar[tuple[str, ...]] = ("sigma",)
+
+    @abc.abstractmethod
+    def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        """p(y | f, theta) as a `numpyro.distributions.Distribution`."""
+
+    @abc.abstractmethod
+    def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        """p(y | f, theta) as a `torch.distributions.Distribution`."""
+
+    @abc.abstractmethod
+    def log_prob(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        """log p(y | f, theta), NumPy."""
+
+    @abc.abstractmethod
+    def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        """P(Y <= y | f, theta), NumPy."""
+
+    @abc.abstractmethod
+    def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        """Quantiles at probabilities p, NumPy."""
+
+    @abc.abstractmethod
+    def moments(self, f: Array, theta: Mapping[str, Array]) -> tuple[Array, Array]:
+        """E[y] and Var[y] given f and theta, NumPy."""
+
+
+class LogNormalNoise(Noise):
+    """log y ~ Normal(log f, sigma): multiplicative noise, y stays positive. sigma is the sd of log y."""
+
+    name = "lognormal"
+
+    def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        dist = importlib.import_module("numpyro.distributions")
+        jnp = importlib.import_module("jax.numpy")
+        return dist.LogNormal(jnp.log(f), theta["sigma"])
+
+    def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        torch = importlib.import_module("torch")
+        return torch.distributions.LogNormal(torch.log(f), theta["sigma"], validate_args=False)
+
+    def log_prob(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        sigma = theta["sigma"]
+        z = (np.log(y) - np.log(f)) / sigma
+        return -0.5 * z * z - np.log(sigma) - np.log(y) - _LOG_SQRT_2PI
+
+    def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        with np.errstate(divide="ignore"):
+            return special.ndtr((np.log(np.maximum(y, 0.0)) - np.log(f)) / theta["sigma"])
+
+    def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        return f * np.exp(theta["sigma"] * special.ndtri(p))
+
+    def moments(self, f: Array, theta: Mapping[str, Array]) -> tuple[Array, Array]:
+        variance = np.square(theta["sigma"])
+        mean = f * np.exp(0.5 * variance)
+        return mean, np.square(mean) * np.expm1(variance)
+
+
+class NormalNoise(Noise):
+    """y ~ Normal(f, sigma): additive noise; y may be negative. sigma is in units of the y scale."""
+
+    name = "normal"
+
+    def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        dist = importlib.import_module("numpyro.distributions")
+        return dist.Normal(f, theta["sigma"])
+
+    def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        torch = importlib.import_module("torch")
+        return torch.distributions.Normal(f, theta["sigma"], validate_args=False)
+
+    def log_prob(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        z = (y - f) / theta["sigma"]
+        return -0.5 * z * z - np.log(theta["sigma"]) - _LOG_SQRT_2PI
+
+    def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        return special.ndtr((y - f) / theta["sigma"])
+
+    def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        return f + theta["sigma"] * special.ndtri(p)
+
+    def moments(self, f: Array, theta: Mapping[str, Array]) -> tuple[Array, Array]:
+        return f, np.square(theta["sigma"]) + 0.0 * f
+
+
+class TruncatedNormalNoise(Noise):
+    """y ~ Normal(f, sigma) truncated to y > 0, with f the location of the untruncated normal.
+
+    Additive noise that keeps y positive point by point, so the joint density stays explicit: each point carries its own
+    normalising constant Phi(f / sigma). sigma is in units of the y scale.
+    """
+
+    name = "truncated_normal"
+
+    def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        dist = importlib.import_module("numpyro.distributions")
+        return dist.TruncatedNormal(f, theta["sigma"], low=0.0)
+
+    def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        from hybrid.models.torch_distributions import PositiveNormal
+
+        return PositiveNormal(f, theta["sigma"])
+
+    def log_prob(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        sigma = theta["sigma"]
+        z = (y - f) / sigma
+        inside = -0.5 * z * z - np.log(sigma) - _LOG_SQRT_2PI - special.log_ndtr(f / sigma)
+        return np.where(y > 0, inside, -np.inf)
+
+    def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        sigma = theta["sigma"]
+        below = special.ndtr(-f / sigma)
+        return np.clip((special.ndtr((y - f) / sigma) - below) / (1.0 - below), 0.0, 1.0)
+
+    def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        sigma = theta["sigma"]
+        upper = special.ndtr(f / sigma) * (1.0 - p)  # the survival side keeps precision in the upper tail
+        return np.maximum(f - sigma * special.ndtri(upper), 0.0)
+
+    def moments(self, f: Array, theta: Mapping[str, Array]) -> tuple[Array, Array]:
+        sigma = theta["sigma"]
+        a = f / sigma
+        ratio = np.exp(-0.5 * a * a - _LOG_SQRT_2PI - special.log_ndtr(a))
+        return f + sigma * ratio, np.square(sigma) * (1.0 - a * ratio - np.square(ratio))
+
+
+NOISES: dict[str, Noise] = {n.name: n for n in (LogNormalNoise(), NormalNoise(), TruncatedNormalNoise())}
+
+
+def get_noise(name: str) -> Noise:
+    """The noise model called "lognormal", "normal" or "truncated_normal"."""
+    if name not in NOISES:
+        raise UnknownNameError(f"unknown noise {name!r}; there are {', '.join(NOISES)}")
+    return NOISES[name]

@@ -1,0 +1,173 @@
+"""The sampler released with NSL-PFN (Lee et al. 2025), with its rejection steps: for comparison, never for NUTS.
+
+A curve is redrawn while any of its noisy points is negative (or, for Down-Up-Down, above the first), also points that
+would be targets; breaks depend on where the context ends; the Beta cdf of the rise divides by the wrong length; M4 takes the
+nearest of 1000 levels. So the implied density has no closed form, and the prior cannot be given to NUTS. Here the
+draws are vectorised over curves in NumPy; M4 is solved and then rounded to the grid of 1000.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from hybrid.models.coordinates import Frame
+from hybrid.models.distributions import Distribution
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
+from hybrid.models.m4 import solve_logit
+from hybrid.models.namespace import get_namespace
+from hybrid.models.prior import FORMAT, AbstractPrior, Parameter
+
+Array = Any
+GRID = 1000
+MAX_ROUNDS = 10_000
+_FAMILIES = (0.7, 0.2, 0.1)
+
+
+def _fall(rng: np.random.Generator, x: Array, n: int) -> Array:
+    """n M3 or M4 curves over all of x (shape (n, n_x)), each rescaled to run from y0 ~ U(.2, 1.2) to y1 ~ U(0, y0)."""
+    kind = rng.uniform(size=(n, 1)) < 0.5
+    c3, gamma = rng.lognormal(-2, 1, (n, 1)), rng.lognormal(0, 1, (n, 1))
+    alpha, beta, c4 = rng.lognormal(0, 0.5, (n, 1)), rng.lognormal(-1, 0.5, (n, 1)), rng.lognormal(0, 0.5, (n, 1))
+    xp = get_namespace("numpy")
+    w = xp.expit(solve_logit(xp, alpha, np.log(beta) - c4 * np.log(x)))
+    shape = np.where(kind, (1 / x + gamma) ** c3, np.round(w * (GRID - 1)) / (GRID - 1))
+    low, high = shape[:, -1:], shape[:, :1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shape = (shape - low) / (high - low)
+    y0 = rng.uniform(0.2, 1.2, (n, 1))
+    y1 = rng.uniform(0, y0)
+    return shape * (y0 - y1) + y1
+
+
+def _break_positions(rng: np.random.Generator, cutoff: Array, count: Array, last_before_cutoff: bool) -> Array:
+    """Break positions, shape (n, 2); with one break the second is 1."""
+    low = np.minimum(np.maximum(cutoff - 0.05, 0.0), 0.2)
+    pieces = rng.uniform(low[:, None], 0.4, (cutoff.size, 2))
+    first = pieces[:, 0]
+    second = np.where(count == 2, pieces.prod(1), first)
+    early, late = np.minimum(first, second), np.maximum(first, second)
+    limit = late if last_before_cutoff else early
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = limit / np.minimum(limit, cutoff - 0.05)
+        early, late = early / scale, late / scale
+    return np.stack([early, np.where(count == 2, late, 1.0)], 1)
+
+
+def _start_index(x: Array, position: Array) -> Array:
+    return np.maximum(np.array([np.searchsorted(row, p) for row, p in zip(x, position, strict=True)]), 1)
+
+
+def _join(pieces: list[Array], starts: list[Array], n_x: int) -> Array:
+    """Take pieces[k] from index starts[k] - 1 on, shifted to meet what comes before."""
+    y = pieces[0].copy()
+    rows, columns = np.arange(y.shape[0])[:, None], np.arange(n_x)[None, :]
+    for piece, start in zip(pieces[1:], starts, strict=True):
+        at = np.clip(start - 1, 0, n_x - 1)[:, None]
+        shifted = piece - piece[rows, at] + y[rows, at]
+        y = np.where(columns >= start[:, None], shifted, y)
+    return y
+
+
+def _curves(rng: np.random.Generator, x: Array, cutoff: Array, family: Array) -> Array:
+    """Noise-free curves (n, n_x) of the given families, before any rejection."""
+    n, n_x = x.shape
+    count = np.where(family == 2, 2, rng.integers(1, 3, n))
+    down = _break_positions(rng, cutoff, count, last_before_cutoff=True)
+    up = _break_positions(rng, cutoff, count, last_before_cutoff=False)
+    breaks = np.where((family == 2)[:, None], up, down)
+    starts = [_start_index(x, breaks[:, k]) for k in range(2)]
+    starts[1] = np.where((count == 2) | (family == 2), starts[1], n_x)
+    falls = [_fall(rng, x, n) for _ in range(3)]
+    rows = np.arange(n)
+    begin, end = x[rows, starts[0] - 1], x[rows, np.clip(starts[1], 1, n_x) - 1]
+    b, power = np.exp(rng.uniform(0.5, 1, n)), rng.lognormal(0, 0.1, n)
+    share = np.clip((x - begin[:, None]) / end[:, None], 0, 1)  # divides by the position, not by the width, as released
+    rise = stats.beta.cdf(share, b[:, None], b[:, None]) ** power[:, None]
+    rise *= (rng.uniform(0.01, 0.7, n) * (end - begin))[:, None]
+    middle = np.where((family == 2)[:, None], rise, falls[1])
+    broken = _join([falls[0], middle, falls[2]], starts, n_x)
+    return np.where((family == 0)[:, None], falls[0], broken)
+
+
+class NslPfn(AbstractPrior):
+    """The released sampler of NSL-PFN as a prior that can be simulated but not evaluated."""
+
+    name = "nslpfn"
+    coordinates = "unit"
+
+    def __init__(self, sigma: Distribution | None = None) -> None:
+        self._sigma = sigma or Distribution("LogNormal", loc=-4.0, scale=1.0)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (Parameter("sigma", self._sigma, "standard deviation of the additive noise"),)
+
+    @property
+    def has_density(self) -> bool:
+        return False
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, "name": self.name, "law": "nslpfn", "law_version": 1, "sigma": self._sigma.to_dict()}
+
+    def replace(self, **changes: Any) -> "NslPfn":
+        """The same sampler with other noise: ``replace(sigma=...)``, a LogNormal or a mapping of its hyperparameters."""
+        if set(changes) != {"sigma"}:
+            raise InvalidArgumentError("prior 'nslpfn' can only replace sigma; the rest is the released sampler")
+        change = changes["sigma"]
+        sigma = self._sigma.replace(**change) if isinstance(change, Mapping) else change
+        if not isinstance(sigma, Distribution) or sigma.family != "LogNormal":
+            raise InvalidArgumentError("sigma of 'nslpfn' must be a LogNormal distribution")
+        return NslPfn(sigma)
+
+    def log_density(self, *args: Any, **kwargs: Any) -> Array:
+        """Not available: the released sampler has no density."""
+        del args, kwargs
+        raise EngineUnavailableError("prior 'nslpfn' can only be simulated: its rejection steps have no density; use 'nsl'")
+
+    def simulate(self, x: Array, context_size: Array, rng: np.random.Generator) -> tuple[dict[str, Array], Array, Array]:
+        """One curve per row of x.
+
+        Parameters
+        ----------
+        x
+            Sorted positions in [0.01, 1], shape (n, n_x).
+        context_size
+            Index of the first target in each row, shape (n,); breaks depend on it, as released.
+        rng
+            Source of random numbers.
+
+        Returns
+        -------
+        family and sigma by name, shape (n,); the noise-free curves and the noisy curves, shape (n, n_x).
+        """
+        n = x.shape[0]
+        family = rng.choice(3, n, p=_FAMILIES)
+        cutoff = x[np.arange(n), context_size]
+        mean, y, sigma = np.zeros_like(x), np.zeros_like(x), np.zeros(n)
+        todo = np.arange(n)
+        for _ in range(MAX_ROUNDS):
+            if todo.size == 0:
+                break
+            curves = _curves(rng, x[todo], cutoff[todo], family[todo])
+            scale = rng.lognormal(self._sigma["loc"], self._sigma["scale"], todo.size)
+            noisy = curves + scale[:, None] * rng.standard_normal(curves.shape)
+            with np.errstate(invalid="ignore"):
+                good = np.all(noisy >= 0, 1)  # also False where a degenerate shape gave NaN
+                good &= (family[todo] != 2) | np.all(noisy <= noisy[:, :1], 1)
+            mean[todo[good]], y[todo[good]], sigma[todo[good]] = curves[good], noisy[good], scale[good]
+            todo = todo[~good]
+        return {"family": family, "sigma": sigma}, mean, y
+
+    def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:
+        """n curves at the same x; the context of each is its first 10 to 90 %. Drawn by NumPy for every backend."""
+        del frame, backend
+        if len(x) < 10:
+            raise InvalidArgumentError("'nslpfn' needs at least 10 positions: its breaks depend on the first 10 to 90 %")
+        rng = np.random.default_rng(seed)
+        context = np.maximum(2, rng.integers(int(len(x) * 0.1), int(len(x) * 0.9) + 1, n))
+        return self.simulate(np.broadcast_to(np.asarray(x), (n, len(x))), context, rng)
+
+
+PRIOR = NslPfn()

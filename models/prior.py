@@ -1,0 +1,346 @@
+"""A prior as data: coordinates, named parameters with their distributions, a law and a noise model."""
+
+import abc
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from hybrid.models.coordinates import Frame, get_coordinates
+from hybrid.models.distributions import Distribution
+from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
+from hybrid.models.law import Law, Theta
+from hybrid.models.namespace import get_namespace, namespace_of
+from hybrid.models.noise import get_noise
+
+Array = Any
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter of a prior: its name, its distribution, and in a sentence what it means."""
+
+    name: str
+    distribution: Distribution
+    meaning: str = ""
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Run the JAX code inside in 64 bit, whatever the user's global setting."""
+    jax = importlib.import_module("jax")
+    with jax.enable_x64(True):
+        yield
+
+
+class AbstractPrior(abc.ABC):
+    """What every prior offers, also one that can only be simulated."""
+
+    name: str
+    coordinates: str
+
+    @property
+    @abc.abstractmethod
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters that `replace` can change."""
+
+    @property
+    @abc.abstractmethod
+    def has_density(self) -> bool:
+        """Whether p(theta, y | x) can be evaluated; NUTS and `log_density` need it."""
+
+    @abc.abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The whole specification, JSON-ready."""
+
+    @abc.abstractmethod
+    def replace(self, **changes: Any) -> "AbstractPrior":
+        """The same prior with some distributions changed."""
+
+    @abc.abstractmethod
+    def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:
+        """n draws of (parameters, noise-free curve, noisy curve) as arrays of the backend; curves have shape (n, len(x))."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the whole specification except the name: 16 hexadecimal digits. Equal priors have equal fingerprints."""
+        description = self.to_dict()
+        description.pop("name")
+        for parameter in description.get("parameters", []):
+            parameter.pop("meaning", None)
+        text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The specification as JSON text, the inverse of `hybrid.models.registry.prior_from_json`."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def sample(self, n: int, x: Array, seed: int = 0, backend: str = "jax") -> xr.Dataset:
+        """Draw parameters and curves from the prior, in the prior's coordinates.
+
+        Parameters
+        ----------
+        n
+            Number of draws, at least 1.
+        x
+            Positions in the prior's coordinates, shape (n_x,), positive, in increasing order.
+        seed
+            Seed of the random numbers.
+        backend
+            "jax" or "torch": the library that draws. Both sample the same prior, with different random numbers.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable per parameter (draw,), `mean` (draw, x) the noise-free curve and `y` (draw, x) with noise.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If n < 1, x is empty, not finite, not increasing or outside the coordinates, or the backend is unknown.
+        """
+        if n < 1:
+            raise InvalidArgumentError(f"n must be at least 1, got {n}")
+        x = np.asarray(x, dtype=float)
+        if x.ndim != 1 or x.size == 0 or not np.all(np.isfinite(x)) or np.any(np.diff(x) < 0):
+            raise InvalidArgumentError("x must be a one-dimensional array of finite numbers in increasing order")
+        if backend not in ("jax", "torch"):
+            raise InvalidArgumentError(f"backend must be 'jax' or 'torch', got {backend!r}")
+        frame = get_coordinates(self.coordinates).native_frame(x)
+        theta, mean, y = self.draw(n, x, frame, seed, backend)
+        variables: dict[str, Any] = {k: ("draw", np.asarray(v)) for k, v in theta.items()}
+        variables["mean"] = (("draw", "x"), np.asarray(mean))
+        variables["y"] = (("draw", "x"), np.asarray(y))
+        attrs = {"prior": self.name, "fingerprint": self.fingerprint, "seed": seed, "backend": backend}
+        return xr.Dataset(variables, coords={"draw": np.arange(n), "x": x}, attrs=attrs)
+
+
+def expand(theta: Theta) -> dict[str, Array]:
+    """Give every parameter a trailing axis of length 1, so that shape (...) broadcasts against x of shape (..., n)."""
+    return {name: value[..., None] for name, value in theta.items()}
+
+
+class Prior(AbstractPrior):
+    """An explicit joint density p(theta) p(y | theta, x), declared once and realised in NumPyro and in torch.
+
+    Parameters
+    ----------
+    name
+        What the prior is called; not part of its fingerprint.
+    law
+        The law whose `mean` is the noise-free curve.
+    parameters
+        The parameters, independent of one another a priori; `sigma`, the noise scale, is one of them.
+    noise
+        "lognormal" (default), "normal" or "truncated_normal"; see `hybrid.models.noise`.
+    coordinates
+        "ratio" (default) or "unit"; see `hybrid.models.coordinates`.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If parameter names repeat or the noise scale is missing.
+
+    Examples
+    --------
+    >>> from hybrid.models.registry import get_prior
+    >>> narrow = get_prior("m4").replace(sigma={"loc": -6.0})
+    """
+
+    def __init__(
+        self,
+        name: str,
+        law: Law,
+        parameters: tuple[Parameter, ...] | list[Parameter],
+        noise: str = "lognormal",
+        coordinates: str = "ratio",
+    ) -> None:
+        self.name = name
+        self.law = law
+        self._parameters = tuple(parameters)
+        self.noise = get_noise(noise)
+        self.coordinates = get_coordinates(coordinates).name
+        names = [p.name for p in self._parameters]
+        if len(set(names)) != len(names):
+            raise InvalidArgumentError(f"prior {name!r} declares a parameter twice: {', '.join(names)}")
+        missing = [p for p in self.noise.parameters if p not in names]
+        if missing:
+            raise InvalidArgumentError(f"prior {name!r} lacks the noise parameter {', '.join(missing)}")
+
+    def __repr__(self) -> str:
+        return f"Prior({self.name!r}, law={self.law.name!r}, fingerprint={self.fingerprint!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prior) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return self._parameters
+
+    @property
+    def has_density(self) -> bool:
+        return True
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether every parameter is continuous, as NUTS requires."""
+        return not any(p.distribution.is_discrete for p in self._parameters)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "law": self.law.name,
+            "law_version": self.law.version,
+            "coordinates": self.coordinates,
+            "noise": self.noise.name,
+            "parameters": [
+                {"name": p.name, "distribution": p.distribution.to_dict(), "meaning": p.meaning} for p in self._parameters
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any], law: Law) -> "Prior":
+        """Rebuild a prior from `to_dict` and its law.
+
+        Raises
+        ------
+        FileFormatError
+            If the description is incomplete, or was written for another version of the law.
+        """
+        try:
+            if description["law"] != law.name or description["law_version"] != law.version:
+                raise FileFormatError(
+                    f"this prior was written for law {description['law']} version {description['law_version']}, "
+                    f"but the law here is {law.name} version {law.version}"
+                )
+            parameters = tuple(
+                Parameter(p["name"], Distribution.from_dict(p["distribution"]), p.get("meaning", ""))
+                for p in description["parameters"]
+            )
+            return cls(description["name"], law, parameters, description["noise"], description["coordinates"])
+        except (KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, HybridError):
+                raise
+            raise FileFormatError(f"not a complete description of a prior: {error!r}") from None
+
+    def replace(self, name: str | None = None, **changes: Any) -> "Prior":
+        """The same prior with some distributions changed.
+
+        Parameters
+        ----------
+        name
+            A new name; by default the old one.
+        **changes
+            By parameter name either a new `Distribution`, or a mapping of the hyperparameters to change.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If a name is not a parameter of this prior, or a value is neither a Distribution nor a mapping.
+        """
+        known = {p.name: p for p in self._parameters}
+        for key, change in changes.items():
+            if key not in known:
+                raise InvalidArgumentError(f"prior {self.name!r} has no parameter {key!r}; it has {', '.join(known)}")
+            if isinstance(change, Mapping):
+                change = known[key].distribution.replace(**change)
+            if not isinstance(change, Distribution):
+                raise InvalidArgumentError(f"{key}: give a hybrid.Distribution or a mapping of hyperparameters")
+            known[key] = dataclasses.replace(known[key], distribution=change)
+        return Prior(name or self.name, self.law, tuple(known.values()), self.noise.name, self.coordinates)
+
+    def mean(self, theta: Theta, x: Array, frame: Frame) -> Array:
+        """The noise-free curve in coordinates: theta of shape (...), x of shape (n,) or (..., n), result (..., n)."""
+        xp = namespace_of(x, *theta.values())
+        return self.law.mean(xp, x, expand(theta), cast_frame(xp, frame, x))
+
+    def derived(self, theta: Theta, frame: Frame) -> dict[str, Array]:
+        """The law's textbook parameters in the user's units; arrays of the shape of theta's."""
+        if not theta:
+            return {}
+        some = next(iter(theta.values()))
+        xp = namespace_of(some)
+        return self.law.derived(xp, theta, cast_frame(xp, frame, some))
+
+    def log_prior(self, theta: Theta) -> dict[str, Array]:
+        """log p(theta) by parameter, as arrays of the library that theta belongs to (JAX for NumPy arrays)."""
+        if namespace_of(*theta.values()).name == "torch":
+            some = next(iter(theta.values()))
+            return {
+                p.name: p.distribution.torch(some.dtype, some.device).log_prob(theta[p.name]) for p in self._parameters
+            }
+        return {p.name: p.distribution.numpyro().log_prob(theta[p.name]) for p in self._parameters}
+
+    def log_likelihood(self, theta: Theta, x: Array, y: Array, frame: Frame) -> Array:
+        """log p(y | theta, x) point by point, in coordinates, as an array of shape (..., n)."""
+        if namespace_of(x, y, *theta.values()).name == "torch":
+            return self.noise.torch(self.mean(theta, x, frame), expand(theta)).log_prob(y)
+        jnp = importlib.import_module("jax.numpy")
+        theta = {k: jnp.asarray(v) for k, v in theta.items()}
+        return self.noise.numpyro(self.mean(theta, jnp.asarray(x), frame), expand(theta)).log_prob(jnp.asarray(y))
+
+    def log_density(self, theta: Theta, x: Array, y: Array, frame: Frame | None = None) -> Array:
+        """log p(theta) + log p(y | theta, x), in the prior's coordinates and the constrained parameters.
+
+        Parameters
+        ----------
+        theta
+            Parameters by name, each of shape (...).
+        x, y
+            Points in the prior's coordinates, shape (n,) or (..., n). torch tensors are evaluated by torch; JAX and NumPy
+            arrays by JAX, in 64 bit.
+        frame
+            The curve's frame; None takes the one in which x are already coordinates.
+
+        Returns
+        -------
+        Array of shape (...), of the library that evaluated it.
+        """
+        frame = get_coordinates(self.coordinates).native_frame(np.asarray(x)) if frame is None else frame
+        if namespace_of(x, y, *theta.values()).name == "torch":
+            return sum(self.log_prior(theta).values()) + self.log_likelihood(theta, x, y, frame).sum(-1)
+        with double_precision():
+            return sum(self.log_prior(theta).values()) + self.log_likelihood(theta, x, y, frame).sum(-1)
+
+    def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:
+        if backend == "torch":
+            torch = importlib.import_module("torch")
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                x = torch.as_tensor(x, dtype=torch.float64)
+                theta = self.draw_torch(n, torch.float64)
+                mean = self.mean(theta, x, frame)
+                return theta, mean, self.noise.torch(mean, expand(theta)).sample()
+        jax = importlib.import_module("jax")
+        with double_precision():
+            *keys, last = jax.random.split(jax.random.key(seed), len(self._parameters) + 1)
+            theta = {
+                p.name: p.distribution.numpyro().sample(k, (n,)) for p, k in zip(self._parameters, keys, strict=True)
+            }
+            mean = self.mean(theta, jax.numpy.asarray(x), frame)
+            return theta, mean, self.noise.numpyro(mean, expand(theta)).sample(last)
+
+    def draw_torch(self, n: int, dtype: Any = None, device: Any = None) -> dict[str, Array]:
+        """n draws of the parameters by torch's global random state, each of shape (n,)."""
+        return {p.name: p.distribution.torch(dtype, device).sample((n,)) for p in self._parameters}
+
+
+def cast_frame(xp: Any, frame: Frame, like: Array) -> Frame:
+    """The frame with its fields as arrays of the library, dtype and device of `like`."""
+    if xp.name == "torch":
+        return Frame(*(xp.asarray(v, dtype=like.dtype, device=like.device) for v in frame))
+    return Frame(*(xp.asarray(v, dtype=like.dtype) for v in frame))
+
+
+__all__ = ["AbstractPrior", "Frame", "Parameter", "Prior", "cast_frame", "expand", "get_namespace"]

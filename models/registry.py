@@ -1,0 +1,73 @@
+"""The shipped priors and laws by name, and where a user's own are added."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hybrid.models import bnsl, m1, m2, m3, m4, nsl, nslpfn
+from hybrid.models.distributions import Distribution
+from hybrid.models.errors import FileFormatError, UnknownNameError
+from hybrid.models.law import Law
+from hybrid.models.prior import AbstractPrior, Prior
+
+PRIORS: tuple[AbstractPrior, ...] = (
+    m1.PRIOR,
+    m2.PRIOR,
+    m3.PRIOR,
+    m4.PRIOR,
+    bnsl.PRIOR,
+    bnsl.PRIOR_2,
+    bnsl.PRIOR_3,
+    nsl.PRIOR,
+    nslpfn.PRIOR,
+)
+
+
+def prior_names() -> tuple[str, ...]:
+    """Names of the shipped priors."""
+    return tuple(p.name for p in PRIORS)
+
+
+def get_prior(name: str | AbstractPrior) -> AbstractPrior:
+    """The shipped prior of that name; a prior object is returned as it is.
+
+    Raises
+    ------
+    UnknownNameError
+        If no prior has that name; the message lists those that exist.
+    """
+    if isinstance(name, AbstractPrior):
+        return name
+    for prior in PRIORS:
+        if prior.name == name:
+            return prior
+    raise UnknownNameError(f"no prior called {name!r}; there are {', '.join(prior_names())}")
+
+
+def prior_from_dict(description: Mapping[str, Any], law: Law | None = None) -> AbstractPrior:
+    """Rebuild a prior from its specification; `law` is needed only where the law is not a shipped one.
+
+    Raises
+    ------
+    FileFormatError
+        If the description is not one of a prior, or its law is unknown here.
+    """
+    if not isinstance(description, Mapping) or "law" not in description:
+        raise FileFormatError("not a description of a prior: it names no law")
+    if description["law"] == "nslpfn":
+        return nslpfn.NslPfn(Distribution.from_dict(description["sigma"]))
+    if law is None:
+        known = {p.law.name: p.law for p in PRIORS if isinstance(p, Prior)}
+        if description["law"] not in known:
+            raise FileFormatError(f"law {description['law']!r} is not a shipped one: pass it as law=...")
+        law = known[description["law"]]
+    return Prior.from_dict(description, law)
+
+
+def prior_from_json(text: str, law: Law | None = None) -> AbstractPrior:
+    """Rebuild a prior from `to_json`; see `prior_from_dict`."""
+    try:
+        description = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FileFormatError(f"not JSON: {error}") from None
+    return prior_from_dict(description, law)
