@@ -11,6 +11,8 @@ from hybrid.models.prior import Parameter, Prior
 
 Array = Any
 BEYOND = math.log(10.0)  # breaks may lie up to a decade beyond the last context x
+GRID = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # where in the context a break's effect is looked at
+VISIBLE = 0.02  # a bend of log y smaller than this counts as invisible
 SHARPEST = 0.05  # smallest f: a break is spread over at least this many nats of x
 
 
@@ -59,6 +61,23 @@ class Bnsl(Law):
         xi = xp.log(x)
         bend = self._bend(xp, xi, breaks) - self._bend(xp, xp.zeros_like(xi), breaks)
         return a + last * xp.exp(-self._c0(xp, theta, frame, breaks) * xi - bend)
+
+    def sampling_scales(self, xp: Any, theta: Theta, frame: Frame) -> dict[str, Array]:
+        """How far a unit slope change bends the context away from the straight line between the anchors.
+
+        A break beyond the context leaves its slope change free, one inside pins it down: the scaled slope change has a
+        similar spread in both.
+        """
+        left = xp.log(anchor(xp, frame))
+        found = {}
+        for i, (_, delta, f) in enumerate(self._breaks(xp, theta, frame), 1):
+            ends = [f * xp.softplus((left - delta) / f), f * xp.softplus(-delta / f)]
+            total = VISIBLE**2
+            for share in GRID:
+                inner = f * xp.softplus((share * left - delta) / f) - share * ends[0] - (1.0 - share) * ends[1]
+                total = total + inner * inner / len(GRID)
+            found[f"slope_change_{i}"] = xp.sqrt(total)
+        return found
 
     def derived(self, xp: Any, theta: Theta, frame: Frame) -> dict[str, Array]:
         breaks = self._breaks(xp, theta, frame)

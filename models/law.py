@@ -46,6 +46,16 @@ class Law(abc.ABC):
         del xp, theta, frame
         return {}
 
+    def sampling_scales(self, xp: Any, theta: Theta, frame: Frame) -> dict[str, Array]:
+        """Positive factors by which real-valued parameters are multiplied to give the coordinates that NUTS moves in.
+
+        A factor may depend on the other parameters, not on those that are scaled themselves. Where the data's grip on a
+        parameter varies with another one, this turns a funnel into a blob. It changes no density: samplers account for
+        the Jacobian.
+        """
+        del xp, theta, frame
+        return {}
+
 
 ANCHOR = 0.1
 

@@ -10,21 +10,23 @@ from hybrid.models.m2 import FLOOR, log_excess_ratio
 from hybrid.models.prior import Parameter, Prior
 
 Array = Any
-NEWTON_STEPS = 8
+HALLEY_STEPS = 3
 
 
-def _log_ratio(xp: Any, u: Array, alpha: Array) -> Array:
-    """log of w / (1 - w)^alpha at w = expit(u)."""
-    return alpha * xp.softplus(u) - xp.softplus(-u)
+def _logit_terms(xp: Any, u: Array) -> tuple[Array, Array]:
+    """softplus(u) and expit(u) from one exponential."""
+    small = xp.exp(-xp.abs(u))
+    one = xp.ones_like(small)
+    return xp.maximum(u, xp.zeros_like(u)) + xp.log1p(small), xp.where(u >= 0, one, small) / (one + small)
 
 
-def solve_logit(xp: Any, alpha: Array, log_f: Array, steps: int = NEWTON_STEPS) -> Array:
+def solve_logit(xp: Any, alpha: Array, log_f: Array, steps: int = HALLEY_STEPS) -> Array:
     """Solve log(w / (1 - w)^alpha) = log_f for u = logit(w).
 
-    The left side, alpha softplus(u) - softplus(-u), increases in u with slope between min(1, alpha) and max(1, alpha), so
-    Newton's method in u converges from the asymptote it starts on. Eight steps reach 1e-10 for alpha in [.02, 20]. The solve
-    itself carries no gradient: one last Newton step from the root does, which gives the exact implicit derivatives in any
-    autodiff.
+    The left side, alpha softplus(u) - softplus(-u), increases in u with slope alpha w + 1 - w between 1 and alpha. Halley's
+    method from the nearer asymptote (u = log_f or log_f / alpha) converges cubically: after three steps and the last one
+    of Newton the residual is below 1e-12 for alpha in [.02, 20]. The solve itself carries no gradient; the last Newton step
+    does, which gives the exact implicit derivatives in any autodiff.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ def solve_logit(xp: Any, alpha: Array, log_f: Array, steps: int = NEWTON_STEPS) 
         Exponent > 0, broadcasts against log_f.
     log_f
         Logarithm of the right-hand side, any real number.
+    steps
+        Number of Halley steps.
 
     Returns
     -------
@@ -42,11 +46,13 @@ def solve_logit(xp: Any, alpha: Array, log_f: Array, steps: int = NEWTON_STEPS) 
     a, target = xp.stop_gradient(alpha), xp.stop_gradient(log_f)
     u = xp.where(target < 0, target + 0.0 * a, target / a)
     for _ in range(steps):
-        w = xp.expit(u)
-        u = u - (_log_ratio(xp, u, a) - target) / (a * w + (1.0 - w))
-    w = xp.expit(u)
-    slope = a * w + (1.0 - w)
-    return u - (_log_ratio(xp, u, alpha) - log_f) / slope
+        softplus, w = _logit_terms(xp, u)
+        residual = (a - 1.0) * softplus + u - target
+        slope = a * w + (1.0 - w)
+        curvature = (a - 1.0) * w * (1.0 - w)
+        u = u - 2.0 * residual * slope / (2.0 * slope * slope - residual * curvature)
+    softplus, w = _logit_terms(xp, u)
+    return u - ((alpha - 1.0) * softplus + u - log_f) / (a * w + (1.0 - w))
 
 
 class M4(Law):
@@ -73,7 +79,7 @@ class M4(Law):
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
         log_w_last, log_f_last, c = self._shape(xp, theta, frame)
         u = solve_logit(xp, theta["alpha"], log_f_last - c * xp.log(x))
-        excess = xp.exp(-xp.softplus(-u) - log_w_last)
+        excess = xp.expit(u) * xp.exp(-log_w_last)
         return theta["y_first"] * theta["y_ratio"] * (theta["floor"] + (1.0 - theta["floor"]) * excess)
 
     def derived(self, xp: Any, theta: Theta, frame: Frame) -> dict[str, Array]:

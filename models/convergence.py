@@ -1,0 +1,50 @@
+"""Rank-normalised R-hat and effective sample sizes of Vehtari et al. (2021, Bayesian Analysis 16, 667-718)."""
+
+from typing import Any
+
+import numpy as np
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from scipy import stats
+
+Array = Any
+MAX_RHAT = 1.01  # Vehtari et al. 2021, section 4
+MIN_ESS = 400.0  # 100 per chain with the usual four chains, ibid.
+
+
+def _rank_normalise(draws: Array) -> Array:
+    ranks = stats.rankdata(draws, method="average").reshape(draws.shape)
+    return stats.norm.ppf((ranks - 0.375) / (draws.size + 0.25))
+
+
+def _split(draws: Array) -> Array:
+    half = draws.shape[1] // 2
+    return np.concatenate([draws[:, :half], draws[:, -half:]])
+
+
+def rhat(draws: Array) -> float:
+    """Rank-normalised split R-hat, the larger of bulk and folded; draws of shape (chain, draw). 1 for a constant."""
+    draws = np.asarray(draws, dtype=float)
+    if np.ptp(draws) == 0:
+        return 1.0
+    bulk = split_gelman_rubin(_rank_normalise(draws))
+    folded = split_gelman_rubin(_rank_normalise(np.abs(draws - np.median(draws))))
+    return float(np.nanmax([bulk, folded]))
+
+
+def ess_bulk(draws: Array) -> float:
+    """Effective sample size of the rank-normalised split chains; draws of shape (chain, draw)."""
+    draws = np.asarray(draws, dtype=float)
+    if np.ptp(draws) == 0:
+        return float(draws.size)
+    return float(effective_sample_size(_split(_rank_normalise(draws))))
+
+
+def ess_tail(draws: Array) -> float:
+    """The smaller effective sample size of the 5 % and 95 % quantile indicators; draws of shape (chain, draw)."""
+    draws = np.asarray(draws, dtype=float)
+    found = [float(draws.size)]
+    for level in (0.05, 0.95):
+        below = (draws <= np.quantile(draws, level)).astype(float)
+        if np.ptp(below) > 0:
+            found.append(float(effective_sample_size(_split(below))))
+    return min(found)

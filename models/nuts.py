@@ -1,0 +1,353 @@
+"""Exact inference by NumPyro's NUTS, started by tempered SMC and helped across modes by independence jumps.
+
+A plain NUTS chain cannot move between the modes that scaling laws really have (a break inside or beyond the context, an
+asymptote or a slow power law). So each chain begins at a particle of its own tempered SMC run from the prior, and after every
+NUTS transition it is offered jumps from a cloud of posterior points, by Metropolis-Hastings. Both kernels leave the posterior
+invariant; the jumps let R-hat compare chains that could have met. While R-hat, bulk or tail ESS miss their thresholds, the
+chains go on in further rounds with a cloud made of their own draws; where that is not enough the result says so.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpyro.infer.hmc import hmc
+from tqdm.auto import tqdm
+
+from hybrid.models import convergence, jumps
+from hybrid.models.engine import EngineResult, Problem
+from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.numpyro_model import require_continuous
+from hybrid.models.prior import AbstractPrior, Prior, double_precision
+from hybrid.models.tempered_smc import tempered_smc
+from hybrid.models.unconstrained import Points, Unconstrained
+
+Array = Any
+BUCKETS = (8, 16, 24, 40, 64, 96, 160, 256, 400, 640, 1024)
+MAX_TREE_DEPTH = 6
+TARGET_ACCEPT = 0.85
+CLOUD_SIZE = 500
+MAX_DIVERGENT_SHARE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class NutsSettings:
+    """How long and how widely to sample.
+
+    Attributes
+    ----------
+    chains
+        Number of chains, each with its own SMC run; at least 4.
+    warmup, draws
+        Transitions per chain and round to adapt, and to keep.
+    particles
+        SMC particles per chain.
+    walks, jumps
+        Differential-evolution and independence proposals after every NUTS transition.
+    rounds
+        How many times the chains may be extended while they have not converged.
+    """
+
+    chains: int = 4
+    warmup: int = 100
+    draws: int = 300
+    particles: int = 500
+    walks: int = 20
+    jumps: int = 6
+    rounds: int = 4
+
+    def __post_init__(self) -> None:
+        low = {"chains": 4, "warmup": 50, "draws": 50, "particles": 200, "walks": 1, "jumps": 1, "rounds": 1}
+        for name, least in low.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InvalidArgumentError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def bucket(n: int) -> int:
+    """The padded length of a context of n points, so that curves of similar length share a compilation."""
+    for size in BUCKETS:
+        if n <= size:
+            return size
+    return -(-n // BUCKETS[-1]) * BUCKETS[-1]
+
+
+def use_compilation_cache() -> None:
+    """Let JAX keep compiled programs between processes, unless the user already configured it.
+
+    The folder is $HYBRID_CACHE_DIR, else ~/.cache/hybrid (or $XDG_CACHE_HOME/hybrid).
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        root = os.environ.get("XDG_CACHE_HOME") or str(pathlib.Path.home() / ".cache")
+        folder = os.environ.get("HYBRID_CACHE_DIR") or os.path.join(root, "hybrid")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pad(problem: Problem, size: int) -> Points:
+    """The context of a problem as JAX arrays of the given length."""
+    n = problem.x.size
+    x, y = np.ones(size), np.ones(size)
+    x[:n], y[:n] = problem.x, problem.y
+    x[n:] = problem.frame.last
+    frame = type(problem.frame)(*(jnp.asarray(v, dtype=jnp.float64) for v in problem.frame))
+    return Points(jnp.asarray(x), jnp.asarray(y), jnp.arange(size) < n, frame)
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(prior: Prior, settings: NutsSettings) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The compiled SMC run and the compiled chain of a prior."""
+    space = Unconstrained(prior)
+    length = settings.warmup + settings.draws
+
+    def smc(key: Array, points: Points) -> Array:
+        return tempered_smc(space, key, points, settings.particles)
+
+    def chain(key: Array, points: Points, cloud_points: Array, start: Array) -> tuple[Array, dict[str, Array]]:
+        def potential(z: Array) -> Array:
+            return -space.log_posterior(z, points)
+
+        key_cloud, key_uniform, key_walk, key_accept, key_nuts = jax.random.split(key, 5)
+        cloud = jumps.make_cloud(cloud_points)
+        offers = jumps.propose(key_cloud, cloud, length * settings.jumps)
+        log_cloud = lax.map(lambda z: jumps.log_density(cloud, z), offers, batch_size=64)
+        weights = space.log_posterior(offers, points) - log_cloud
+        weights = jnp.where(jnp.isnan(weights), -jnp.inf, weights)
+        shape = (length, settings.jumps)
+        walks = (length, settings.walks)
+        steps = jumps.differences(key_walk, cloud, length * settings.walks).reshape(*walks, space.size)
+        plan = (
+            offers.reshape(*shape, space.size),
+            weights.reshape(shape),
+            jax.random.uniform(key_uniform, shape),
+            steps,
+            jax.random.uniform(key_accept, walks),
+        )
+
+        initialise, transition = hmc(potential_fn=potential, algo="NUTS")
+        state = initialise(
+            start,
+            num_warmup=settings.warmup,
+            dense_mass=True,
+            inverse_mass_matrix=jnp.cov(cloud_points.T).reshape(space.size, space.size) + 1e-10 * jnp.eye(space.size),
+            target_accept_prob=TARGET_ACCEPT,
+            max_tree_depth=MAX_TREE_DEPTH,
+            rng_key=key_nuts,
+        )
+
+        def moved(z: Array, state: Any) -> Any:
+            energy, gradient = jax.value_and_grad(potential)(z)
+            return state._replace(z=z, potential_energy=energy, z_grad=gradient)
+
+        def step(state: Any, planned: tuple[Array, ...]) -> tuple[Any, tuple[Array, ...]]:
+            proposals, proposal_weights, uniform, differences, uniform_walk = planned
+            state = transition(state)
+            z, level, walked = jumps.walk(
+                lambda z: -potential(z), state.z, -state.potential_energy, differences, uniform_walk
+            )
+            at, jumped = jumps.jump(level - jumps.log_density(cloud, z), proposal_weights, uniform)
+            z = jnp.where(at >= 0, proposals[at], z)
+            state = moved(z, state)
+            kept = (
+                state.z,
+                -state.potential_energy,
+                state.diverging,
+                state.energy,
+                state.num_steps,
+                state.accept_prob,
+                state.adapt_state.step_size,
+                jumped / settings.jumps,
+                walked / settings.walks,
+            )
+            return state, kept
+
+        _, kept = lax.scan(step, state, plan)
+        z, lp, diverging, energy, n_steps, accept, step_size, jump_rate, walk_rate = (v[settings.warmup :] for v in kept)
+        stats = {
+            "lp": lp,
+            "diverging": diverging,
+            "energy": energy,
+            "n_steps": n_steps,
+            "tree_depth": jnp.ceil(jnp.log2(n_steps + 1.0)).astype(int),
+            "acceptance_rate": accept,
+            "step_size": step_size,
+            "jump_rate": jump_rate,
+            "walk_rate": walk_rate,
+        }
+        return z, stats
+
+    return jax.jit(smc), jax.jit(chain)
+
+
+def _double(function: Callable[..., Any], *args: Any) -> Any:
+    """Call in 64 bit and wait; worker threads do not inherit the caller's precision."""
+    with double_precision():
+        return jax.tree.map(np.asarray, function(*args))
+
+
+def _spread(points: Array, size: int) -> Array:
+    """Evenly spaced rows, `size` of them."""
+    return points[np.linspace(0, len(points) - 1, size).astype(int)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Health:
+    max_rhat: float
+    min_ess_bulk: float
+    min_ess_tail: float
+    worst: str
+
+    @property
+    def good(self) -> bool:
+        enough = min(self.min_ess_bulk, self.min_ess_tail) >= convergence.MIN_ESS
+        return self.max_rhat < convergence.MAX_RHAT and enough
+
+
+def _health(names: Sequence[str], z: Array) -> _Health:
+    rhats = [convergence.rhat(z[..., i]) for i in range(len(names))]
+    bulk = [convergence.ess_bulk(z[..., i]) for i in range(len(names))]
+    tail = [convergence.ess_tail(z[..., i]) for i in range(len(names))]
+    return _Health(max(rhats), min(bulk), min(tail), names[int(np.argmax(rhats))])
+
+
+def _best_suffix(names: Sequence[str], rounds: list[Array]) -> tuple[int, _Health]:
+    """The earliest round from which on the draws pass; if none passes, the one with the smallest R-hat."""
+    found: list[tuple[int, _Health]] = []
+    for first in range(len(rounds)):
+        health = _health(names, np.concatenate(rounds[first:], 1))
+        found.append((first, health))
+        if health.good:
+            return found[-1]
+    return min(found, key=lambda item: item[1].max_rhat)
+
+
+def _sample(
+    prior: Prior, problem: Problem, settings: NutsSettings, seed: int, run: Callable[..., Iterable[Any]]
+) -> EngineResult:
+    smc, chain = _programs(prior, settings)
+    names = tuple(p.name for p in prior.parameters)
+    with double_precision():
+        points = pad(problem, bucket(problem.x.size))
+        # Each curve has its own stream, whatever its place in a batch.
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(problem.x.tobytes() + problem.y.tobytes()))
+        keys = jax.random.split(key, (settings.rounds + 1, settings.chains))
+    particles = list(run(lambda k: _double(smc, k, points), list(keys[0])))
+    cloud = np.concatenate([_spread(p, CLOUD_SIZE // settings.chains + 1) for p in particles])[:CLOUD_SIZE]
+    starts = [p[0] for p in particles]
+
+    rounds: list[Array] = []
+    stats: list[dict[str, Array]] = []
+    first, health = 0, _Health(np.inf, 0.0, 0.0, names[0])
+    for index in range(settings.rounds):
+        tasks = list(zip(keys[index + 1], starts, strict=True))
+        results = list(run(lambda task, c=cloud: _double(chain, task[0], points, c, task[1]), tasks))
+        rounds.append(np.stack([z for z, _ in results]))
+        stats.append({k: np.stack([s[k] for _, s in results]) for k in results[0][1]})
+        first, health = _best_suffix(names, rounds)
+        if health.good:
+            break
+        cloud = _spread(np.unique(np.concatenate(rounds[index // 2 :], 1).reshape(-1, len(names)), axis=0), CLOUD_SIZE)
+        starts = list(rounds[-1][:, -1])
+    z = np.concatenate(rounds[first:], 1)
+    kept = {k: np.concatenate([s[k] for s in stats[first:]], 1) for k in stats[0]}
+    draws = _double(Unconstrained(prior).constrain, z, points.frame)
+    return _verdict(draws, kept, health, len(rounds), settings)
+
+
+def _verdict(
+    draws: dict[str, Array], stats: dict[str, Array], health: _Health, rounds: int, settings: NutsSettings
+) -> EngineResult:
+    reasons = []
+    share = float(stats["diverging"].mean())
+    if not health.max_rhat < convergence.MAX_RHAT:
+        reasons.append(
+            f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {convergence.MAX_RHAT}): the chains disagree; fit again "
+            f"with draws={4 * settings.draws}, particles={4 * settings.particles}, or choose a prior with fewer breaks"
+        )
+    ess = min(health.min_ess_bulk, health.min_ess_tail)
+    if ess < convergence.MIN_ESS:
+        reasons.append(
+            f"effective sample size is {ess:.0f} (must be >= {convergence.MIN_ESS:.0f}): fit again with draws={4 * settings.draws}"
+        )
+    if share > MAX_DIVERGENT_SHARE:
+        reasons.append(
+            f"{100 * share:.1f} % of the NUTS transitions diverged: the posterior has corners that NUTS cannot follow; compare "
+            "with engine='least_squares', or give the offending parameter a tighter prior with prior.replace(...)"
+        )
+    info = {
+        "method": "NUTS with SMC starts and independence jumps",
+        "chains": settings.chains,
+        "draws": int(next(iter(draws.values())).shape[1]),
+        "rounds": rounds,
+        "max_rhat": health.max_rhat,
+        "min_ess_bulk": health.min_ess_bulk,
+        "min_ess_tail": health.min_ess_tail,
+        "divergences": int(stats["diverging"].sum()),
+        "jump_rate": float(stats["jump_rate"].mean()),
+        "mean_n_steps": float(stats["n_steps"].mean()),
+    }
+    return EngineResult(draws, stats, "needs_review" if reasons else "ok", tuple(reasons), info)
+
+
+def run_nuts(
+    prior: AbstractPrior, problems: Sequence[Problem], seed: int = 0, progress: bool = False, **options: Any
+) -> list[EngineResult]:
+    """Sample the posterior of each problem.
+
+    Parameters
+    ----------
+    prior
+        A prior with a density and continuous parameters.
+    problems
+        Contexts in the prior's coordinates. Those of similar length share a compilation, and curves (or, for a single
+        problem, chains) run on all available cores.
+    seed
+        Seed of the random numbers; a curve's draws do not depend on its place in the batch.
+    progress
+        Whether to show a progress bar.
+    **options
+        Fields of `NutsSettings`.
+
+    Returns
+    -------
+    One result per problem, in order. Status is "needs_review" where rank-normalised R-hat is not below 1.01, bulk or tail
+    ESS is below 400 (Vehtari et al. 2021), or more than 2 % of the transitions diverged.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If the prior has no density or has discrete parameters.
+    InvalidArgumentError
+        If an option is unknown or out of range.
+    """
+    prior = require_continuous(prior, "nuts")
+    known = {f.name for f in dataclasses.fields(NutsSettings)}
+    if set(options) - known:
+        unknown = ", ".join(sorted(set(options) - known))
+        raise InvalidArgumentError(f"engine 'nuts' has no option {unknown}; it has {', '.join(sorted(known))}")
+    settings = NutsSettings(**options)
+    use_compilation_cache()
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    bar = tqdm(total=len(problems), desc=f"NUTS {prior.name}", unit="curve", disable=not progress)
+    try:
+        if len(problems) == 1:
+            found = [_sample(prior, problems[0], settings, seed, pool.map)]
+            bar.update()
+            return found
+        futures = [pool.submit(_sample, prior, problem, settings, seed, map) for problem in problems]
+        for _ in concurrent.futures.as_completed(futures):
+            bar.update()
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        bar.close()
