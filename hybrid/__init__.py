@@ -1,1 +1,84 @@
 """Hybrid: probabilistic forecasts of neural scaling curves."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybrid.curve import Curve
+    from hybrid.fitting import fit, fit_many, priors
+    from hybrid.models.distributions import Distribution
+    from hybrid.models.errors import (
+        EngineUnavailableError,
+        FileFormatError,
+        HybridError,
+        InvalidArgumentError,
+        InvalidCurveError,
+        UnknownNameError,
+    )
+    from hybrid.models.law import Law
+    from hybrid.models.prior import Parameter, Prior
+    from hybrid.models.registry import get_prior, prior_from_json
+    from hybrid.published import examples, load_example
+    from hybrid.reading import read_csv, read_curves
+    from hybrid.result import Fit, load_fit
+
+__all__ = [
+    "Curve",
+    "Distribution",
+    "EngineUnavailableError",
+    "FileFormatError",
+    "Fit",
+    "HybridError",
+    "InvalidArgumentError",
+    "InvalidCurveError",
+    "Law",
+    "Parameter",
+    "Prior",
+    "UnknownNameError",
+    "examples",
+    "fit",
+    "fit_many",
+    "get_prior",
+    "load_example",
+    "load_fit",
+    "prior_from_json",
+    "priors",
+    "read_csv",
+    "read_curves",
+]
+
+# Names are imported when first used, so that `import hybrid` and the command line start at once.
+_HOMES = {
+    "hybrid.curve": ("Curve",),
+    "hybrid.fitting": ("fit", "fit_many", "priors"),
+    "hybrid.models.distributions": ("Distribution",),
+    "hybrid.models.errors": (
+        "EngineUnavailableError",
+        "FileFormatError",
+        "HybridError",
+        "InvalidArgumentError",
+        "InvalidCurveError",
+        "UnknownNameError",
+    ),
+    "hybrid.models.law": ("Law",),
+    "hybrid.models.prior": ("Parameter", "Prior"),
+    "hybrid.models.registry": ("get_prior", "prior_from_json"),
+    "hybrid.published": ("examples", "load_example"),
+    "hybrid.reading": ("read_csv", "read_curves"),
+    "hybrid.result": ("Fit", "load_fit"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("hybrid-scaling-laws")
+    if name not in _HOME:
+        raise AttributeError(f"module 'hybrid' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,10 +19,10 @@ SHARPEST = 0.05  # smallest f: a break is spread over at least this many nats of
 class Bnsl(Law):
     """y = a + b x^-c0 prod_i (1 + (x / d_i)^(1 / f_i))^(-c_i f_i), evaluated in log space.
 
-    log(y - a) = log b - c0 xi - sum_i c_i f_i softplus((xi - delta_i) / f_i) at xi = log x, delta_i = log d_i. The levels at both
-    anchors are parameters and c0 follows from them. Breaks are ordered by construction: break_i is the share of what
-    is left of [left anchor, a decade beyond the last context x] that lies before break i, and Beta(1, k - i + 1) shares make k
-    breaks uniform and ordered.
+    log(y - a) = log b - c0 xi - sum_i c_i f_i softplus((xi - delta_i) / f_i) at xi = log x, delta_i = log d_i. The levels at
+    both anchors are parameters and c0 follows from them. Breaks are ordered by construction: break_i is the share of
+    what is left of [left anchor, a decade beyond the last context x] that lies before break i, and Beta(1, k - i + 1)
+    shares make k breaks uniform and ordered.
     """
 
     formula = "y = a + b x^-c0 prod_i (1 + (x/d_i)^(1/f_i))^(-c_i f_i)"
@@ -102,9 +102,7 @@ def bnsl_prior(breaks: int) -> Prior:
             Distribution("LogNormal", loc=-0.7, scale=0.7),
             "level at the last context x over the level at the left anchor; above 1 the curve rises",
         ),
-        Parameter(
-            "floor", Distribution("Uniform", low=0.0, high=1.0), "asymptote a over the lower of the two anchor levels"
-        ),
+        Parameter("floor", Distribution("Uniform", low=0.0, high=1.0), "asymptote a over the lower of the two anchor levels"),
     ]
     for i in range(1, breaks + 1):
         parameters += [

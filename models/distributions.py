@@ -29,7 +29,10 @@ _POSITIVE = frozenset({"scale", "rate", "concentration", "concentration1", "conc
 
 def _checked(family: str, name: str, value: Any) -> float | tuple[float, ...]:
     if name == "probs":
-        probs = tuple(float(p) for p in value)
+        try:
+            probs = tuple(float(p) for p in value)
+        except (TypeError, ValueError):
+            raise InvalidArgumentError(f"{family}: probs must be a sequence of numbers, got {value!r}") from None
         if len(probs) < 2 or any(not 0 <= p <= 1 for p in probs) or abs(sum(probs) - 1) > 1e-9:
             raise InvalidArgumentError(f"{family}: probs must be two or more numbers in [0, 1] that sum to 1, got {value}")
         return probs

@@ -32,14 +32,15 @@ from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precisio
 Array = Any
 
 BATCHES = (1, 4, 16)
-CANDIDATES = 1024
+CANDIDATES = 2048
 SMALLEST_PAD = 16
-THINNED = 32
+SCORED, THINNED = 16, 32  # points on which candidates are scored and starts improved
 ROUGH_STEPS = 40
 ROUGH_TOLERANCE = 1e-4
 TOLERANCE = 1e-8
+WINDOW, STALL = 25, 1e-4  # a search ends when so many steps gain less than this share of the RSS: 0.01 nats at 200 points
+EXACT = 1e-20  # mean squared residual of log y below which a curve is fitted exactly
 NEAR = 0.5  # starts differ by at least so many prior standard deviations in some parameter
-STARTS_PER_PARAMETER = 3
 TIE = 1e-6  # optima whose RSS differ by less, relatively, are equal: the one nearest the prior's median is taken
 FINALISTS = 4
 AGREE = 1.01
@@ -81,7 +82,8 @@ class _State(NamedTuple):
     damping: Array
     scale: Array  #: diagonal of J'J, remembered over a few steps, (p,)
     step: Array  #: steps taken
-    done: Array  #: whether a further step would gain less than the tolerance
+    mark: Array  #: cost at the last step that was a multiple of `WINDOW`
+    done: Array  #: whether the residuals vanish, or no further gain is in sight
 
 
 class _Solver(NamedTuple):
@@ -121,9 +123,12 @@ def _levenberg_marquardt(
         residual, jacobian = linearise(u)
         cost = residual @ residual
         better = (cost < s.cost) & jnp.all(jnp.isfinite(jacobian))
+        cost_after = jnp.where(better, cost, s.cost)
         # A small gain means convergence only if it is not the damping that makes the step short.
         flat = (expected <= tolerance * s.cost) & (s.damping <= 1e-2)
-        done = flat | (s.cost < 1e-26 * residual.size) | (s.damping > 1e8)
+        look = (s.step + 1) % WINDOW == 0
+        stalled = look & (cost_after >= (1.0 - STALL) * s.mark)
+        done = flat | stalled | (s.cost < EXACT * residual.size)
 
         def keep(new: Array, old: Array) -> Array:
             return jnp.where(better, new, old)
@@ -132,28 +137,31 @@ def _levenberg_marquardt(
             keep(u, s.u),
             keep(residual, s.residual),
             keep(jacobian, s.jacobian),
-            keep(cost, s.cost),
-            jnp.where(better, jnp.maximum(0.2 * s.damping, 1e-12), 4.0 * s.damping),
+            cost_after,
+            jnp.where(better, jnp.maximum(0.2 * s.damping, 1e-8), 4.0 * s.damping),
             scale,
             s.step + 1,
+            jnp.where(look, cost_after, s.mark),
             done,
         )
 
     residual, jacobian = linearise(u)
-    diagonal = jnp.sum(jacobian * jacobian, 0)
-    start = _State(u, residual, jacobian, residual @ residual, jnp.asarray(1e-2), diagonal, jnp.asarray(0), jnp.asarray(False))
+    diagonal, cost = jnp.sum(jacobian * jacobian, 0), residual @ residual
+    begin, no = jnp.asarray(0), jnp.asarray(False)
+    start = _State(u, residual, jacobian, cost, jnp.asarray(1e-2), diagonal, begin, jnp.full_like(cost, jnp.inf), no)
     final: _State = jax.lax.while_loop(lambda s: ~s.done & (s.step < max_steps), advance, start)
     return final
 
 
-def _pick_distinct(scores: Array, near: Array, count: int) -> Array:
-    """Indices of the `count` lowest scores (b, c) no two of which are near (c, c) each other, as long as there are such."""
+def _pick_distinct(scores: Array, places: Array, count: int) -> Array:
+    """Indices of the `count` lowest scores (b, c) whose places (c, p) differ by `NEAR` or more, as long as there are such."""
     jnp = importlib.import_module("jax.numpy")
     picked = []
     for _ in range(count):
         best = jnp.argmin(scores, 1)
         picked.append(best)
-        scores = jnp.where(near[best], scores + 1e12, scores)
+        near = jnp.max(jnp.abs(places[best][:, None, :] - places), 2) < NEAR
+        scores = jnp.where(near, scores + 1e12, scores)
         scores = jnp.where(jnp.arange(scores.shape[1]) == best[:, None], jnp.inf, scores)
     return jnp.stack(picked, 1)
 
@@ -170,13 +178,13 @@ def _solver(law: Law, free: tuple[_Free, ...]) -> _Solver:
         mean = law.mean(xp, x, expand(theta), Frame(*frame))
         return jnp.where(weight > 0, log_y - jnp.log(mean), 0.0)
 
-    def starts(candidates: Array, near: Array, x: Array, log_y: Array, weight: Array, frame: Array, count: int) -> Array:
+    def starts(candidates: Array, spread: Array, x: Array, log_y: Array, weight: Array, frame: Array, count: int) -> Array:
         over_candidates = jax.vmap(residuals, (0, None, None, None, None))
         found = jax.vmap(over_candidates, (None, 0, 0, 0, 0))(candidates, x, log_y, weight, frame)
         total = jnp.sum(weight, 1)[:, None]
         level = jnp.sum(found, 2) / total
         scores = jnp.sum(found * found, 2) / total - level * level
-        picked = _pick_distinct(jnp.where(jnp.isfinite(scores), scores, 1e24), near, count)
+        picked = _pick_distinct(jnp.where(jnp.isfinite(scores), scores, 1e24), candidates / spread, count)
         return candidates[picked]
 
     def improve(
@@ -196,7 +204,7 @@ def _solver(law: Law, free: tuple[_Free, ...]) -> _Solver:
 def _candidates(
     free: Sequence[_Free], parameters: Sequence[Parameter], seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Unconstrained candidates (c, p), which of them are near each other (c, c), and bounds for the search (p,) each.
+    """Unconstrained candidates (c, p), and the standard deviation of prior draws and the search's bounds, (p,) each.
 
     Half are prior draws, half spread at least three times as wide. The first is the prior's median.
     """
@@ -215,8 +223,7 @@ def _candidates(
     low = np.where(transformed, centre - REACH, -np.inf)
     high = np.where(transformed, centre + REACH, np.inf)
     found = np.clip(found, low, high)
-    gap = np.abs(found[:, None, :] - found[None, :, :]) / spread
-    return found, gap.max(2) < NEAR, low, high
+    return found, spread, low, high
 
 
 def _pad(n: int) -> int:
@@ -290,7 +297,7 @@ def run_least_squares(
     progress
         Whether to show a progress bar.
     starts
-        Number of distinct starts per curve; by default three per parameter of the law.
+        Number of distinct starts per curve; by default p^2 / 2, at least 4, for p parameters of the law.
     max_steps
         Limit on the Levenberg-Marquardt steps of the last stage.
 
@@ -343,14 +350,14 @@ class _Search:
         self.prior, self.max_steps = prior, max_steps
         self.parameters = [p for p in prior.parameters if p.name not in prior.noise.parameters]
         self.free = tuple(_free(p) for p in self.parameters)
-        self.starts = starts or max(STARTS_PER_PARAMETER * len(self.free), FINALISTS)
+        self.starts = starts or max(len(self.free) ** 2 // 2, FINALISTS)
         self.solver = _solver(prior.law, self.free)
-        self.candidates, self.near, self.low, self.high = _candidates(self.free, self.parameters, seed)
+        self.candidates, self.spread, self.low, self.high = _candidates(self.free, self.parameters, seed)
 
     def run(self, problems: Sequence[Problem], size: int) -> list[EngineResult]:
         batch = next(b for b in BATCHES if b >= len(problems))
         thinned = _stack(problems, THINNED, batch)
-        u = self.solver.starts(self.candidates, self.near, *thinned, count=self.starts)
+        u = self.solver.starts(self.candidates, self.spread, *_stack(problems, SCORED, batch), count=self.starts)
         u, rough, _ = self.solver.improve(u, *thinned, self.low, self.high, steps=ROUGH_STEPS, tol=ROUGH_TOLERANCE)
         rough = np.asarray(rough)
         order = np.argsort(rough, 1)[:, :FINALISTS]
@@ -359,13 +366,18 @@ class _Search:
         found = self.solver.improve(u, *whole, self.low, self.high, steps=self.max_steps, tol=TOLERANCE)
         return [self._result(p, rough[k], *(np.asarray(part)[k] for part in found)) for k, p in enumerate(problems)]
 
+    def _prior_sigma(self) -> float:
+        (parameter,) = (p for p in self.prior.parameters if p.name == "sigma")
+        jax = importlib.import_module("jax")
+        return float(np.median(parameter.distribution.numpyro().sample(jax.random.key(0), (CANDIDATES,))))
+
     def _result(self, problem: Problem, rough: Array, u: Array, rss: Array, done: Array) -> EngineResult:
         tied = rss <= (1.0 + TIE) * np.min(rss)
         best = int(np.argmin(np.where(tied, np.abs(u - self.candidates[0]).max(1), np.inf)))
         finite = bool(np.isfinite(rss[best]))
         at = u[best] if finite else self.candidates[0]
         theta = {f.name: float(f.to_support(v)) for f, v in zip(self.free, at, strict=True)}
-        theta["sigma"] = _noise_scale(self.prior, problem, theta, len(self.free))
+        theta["sigma"] = _noise_scale(self.prior, problem, theta, len(self.free)) if finite else self._prior_sigma()
         reasons = _reasons(problem, len(self.free), finite, bool(done[best]), self.max_steps)
         return EngineResult(
             draws={p.name: np.full((1, 1), theta[p.name]) for p in self.prior.parameters},

@@ -79,7 +79,7 @@ class Nsl(Law):
 
     def break_count(self, xp: Any, theta: Theta) -> Array:
         """Number of breaks, 0 to 3, of the shape of the parameters."""
-        extra = theta["extra_breaks"] + 1.0
+        extra = theta["extra_breaks"] + xp.ones_like(theta["y_start"])  # torch would make an integer + 1.0 single precision
         count = xp.where(_is(xp, theta["family"], DOWN_DOWN), extra, xp.zeros_like(extra))
         return xp.where(_is(xp, theta["family"], DOWN_UP_DOWN), xp.full_like(count, 2.0), count)
 
@@ -138,9 +138,7 @@ PRIOR = Prior(
     "nsl",
     Nsl(),
     [
-        Parameter(
-            "family", Distribution("Categorical", probs=(0.7, 0.2, 0.1)), "0 Down, 1 Down-Down, 2 Down-Up-Down"
-        ),
+        Parameter("family", Distribution("Categorical", probs=(0.7, 0.2, 0.1)), "0 Down, 1 Down-Down, 2 Down-Up-Down"),
         Parameter("extra_breaks", Distribution("Categorical", probs=(0.4, 0.4, 0.2)), "breaks of Down-Down, less one"),
         Parameter("y_start", Distribution("Uniform", low=0.2, high=1.2), "level at the first context x"),
         *(

@@ -4,16 +4,16 @@ A plain NUTS chain cannot move between the modes that scaling laws really have (
 asymptote or a slow power law). So each chain begins at a particle of its own tempered SMC run from the prior, and after every
 NUTS transition it is offered jumps from a cloud of posterior points, by Metropolis-Hastings. Both kernels leave the posterior
 invariant; the jumps let R-hat compare chains that could have met. While R-hat, bulk or tail ESS miss their thresholds, the
-chains go on in further rounds with a cloud made of their own draws; where that is not enough the result says so.
+chains run on with a cloud made of their own draws; then everything is tried again with several times the effort; and where
+that is not enough the result says so.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from hybrid.models import convergence, jumps
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.numpyro_model import require_continuous
+from hybrid.models.parallel import run_tasks
 from hybrid.models.prior import AbstractPrior, Prior, double_precision
 from hybrid.models.tempered_smc import tempered_smc
 from hybrid.models.unconstrained import Points, Unconstrained
@@ -34,8 +35,7 @@ from hybrid.models.unconstrained import Points, Unconstrained
 Array = Any
 BUCKETS = (8, 16, 24, 40, 64, 96, 160, 256, 400, 640, 1024)
 MAX_TREE_DEPTH = 6
-TARGET_ACCEPT = 0.85
-CLOUD_SIZE = 500
+TARGET_ACCEPT = 0.9
 MAX_DIVERGENT_SHARE = 0.02
 
 
@@ -53,8 +53,10 @@ class NutsSettings:
         SMC particles per chain.
     walks, jumps
         Differential-evolution and independence proposals after every NUTS transition.
+    cloud
+        Number of posterior points that shape the proposals.
     rounds
-        How many times the chains may be extended while they have not converged.
+        How many times the chains are run on while they have not converged.
     """
 
     chains: int = 4
@@ -63,14 +65,27 @@ class NutsSettings:
     particles: int = 500
     walks: int = 20
     jumps: int = 6
-    rounds: int = 4
+    cloud: int = 500
+    rounds: int = 2
 
     def __post_init__(self) -> None:
-        low = {"chains": 4, "warmup": 50, "draws": 50, "particles": 200, "walks": 1, "jumps": 1, "rounds": 1}
+        low = {"chains": 4, "warmup": 50, "draws": 50, "particles": 200, "walks": 1, "jumps": 1, "cloud": 100, "rounds": 1}
         for name, least in low.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InvalidArgumentError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+    def stronger(self) -> "NutsSettings":
+        """Several times the effort, for posteriors on which the first attempt failed."""
+        return dataclasses.replace(
+            self,
+            warmup=2 * self.warmup,
+            draws=2 * self.draws,
+            particles=4 * self.particles,
+            walks=2 * self.walks,
+            jumps=2 * self.jumps,
+            cloud=2 * self.cloud,
+        )
 
 
 def bucket(n: int) -> int:
@@ -87,9 +102,9 @@ def use_compilation_cache() -> None:
     The folder is $HYBRID_CACHE_DIR, else ~/.cache/hybrid (or $XDG_CACHE_HOME/hybrid).
     """
     if jax.config.jax_compilation_cache_dir is None:
-        root = os.environ.get("XDG_CACHE_HOME") or str(pathlib.Path.home() / ".cache")
-        folder = os.environ.get("HYBRID_CACHE_DIR") or os.path.join(root, "hybrid")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "xla"))
+        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        folder = pathlib.Path(os.environ.get("HYBRID_CACHE_DIR") or root / "hybrid")
+        jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
@@ -151,9 +166,7 @@ def _programs(prior: Prior, settings: NutsSettings) -> tuple[Callable[..., Any],
         def step(state: Any, planned: tuple[Array, ...]) -> tuple[Any, tuple[Array, ...]]:
             proposals, proposal_weights, uniform, differences, uniform_walk = planned
             state = transition(state)
-            z, level, walked = jumps.walk(
-                lambda z: -potential(z), state.z, -state.potential_energy, differences, uniform_walk
-            )
+            z, level, walked = jumps.walk(lambda z: -potential(z), state.z, -state.potential_energy, differences, uniform_walk)
             at, jumped = jumps.jump(level - jumps.log_density(cloud, z), proposal_weights, uniform)
             z = jnp.where(at >= 0, proposals[at], z)
             state = moved(z, state)
@@ -186,12 +199,6 @@ def _programs(prior: Prior, settings: NutsSettings) -> tuple[Callable[..., Any],
         return z, stats
 
     return jax.jit(smc), jax.jit(chain)
-
-
-def _double(function: Callable[..., Any], *args: Any) -> Any:
-    """Call in 64 bit and wait; worker threads do not inherit the caller's precision."""
-    with double_precision():
-        return jax.tree.map(np.asarray, function(*args))
 
 
 def _spread(points: Array, size: int) -> Array:
@@ -230,53 +237,82 @@ def _best_suffix(names: Sequence[str], rounds: list[Array]) -> tuple[int, _Healt
     return min(found, key=lambda item: item[1].max_rhat)
 
 
-def _sample(
-    prior: Prior, problem: Problem, settings: NutsSettings, seed: int, run: Callable[..., Iterable[Any]]
-) -> EngineResult:
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    z: Array
+    stats: dict[str, Array]
+    health: _Health
+    rounds: int
+
+    @property
+    def divergent_share(self) -> float:
+        return float(self.stats["diverging"].mean())
+
+    @property
+    def good(self) -> bool:
+        return self.health.good and self.divergent_share <= MAX_DIVERGENT_SHARE
+
+
+def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings) -> _Attempt:
+    """Start the chains by SMC and run them for as many rounds as they need, or may."""
     smc, chain = _programs(prior, settings)
     names = tuple(p.name for p in prior.parameters)
-    with double_precision():
-        points = pad(problem, bucket(problem.x.size))
-        # Each curve has its own stream, whatever its place in a batch.
-        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(problem.x.tobytes() + problem.y.tobytes()))
-        keys = jax.random.split(key, (settings.rounds + 1, settings.chains))
-    particles = list(run(lambda k: _double(smc, k, points), list(keys[0])))
-    cloud = np.concatenate([_spread(p, CLOUD_SIZE // settings.chains + 1) for p in particles])[:CLOUD_SIZE]
+    keys = jax.random.split(key, (settings.rounds + 1, settings.chains))
+    particles = [np.asarray(smc(k, points)) for k in keys[0]]
+    cloud = _spread(np.concatenate(particles), settings.cloud)
     starts = [p[0] for p in particles]
 
     rounds: list[Array] = []
     stats: list[dict[str, Array]] = []
     first, health = 0, _Health(np.inf, 0.0, 0.0, names[0])
     for index in range(settings.rounds):
-        tasks = list(zip(keys[index + 1], starts, strict=True))
-        results = list(run(lambda task, c=cloud: _double(chain, task[0], points, c, task[1]), tasks))
+        results = [
+            jax.tree.map(np.asarray, chain(k, points, cloud, start)) for k, start in zip(keys[index + 1], starts, strict=True)
+        ]
         rounds.append(np.stack([z for z, _ in results]))
         stats.append({k: np.stack([s[k] for _, s in results]) for k in results[0][1]})
         first, health = _best_suffix(names, rounds)
         if health.good:
             break
-        cloud = _spread(np.unique(np.concatenate(rounds[index // 2 :], 1).reshape(-1, len(names)), axis=0), CLOUD_SIZE)
+        seen = np.unique(np.concatenate(rounds, 1).reshape(-1, len(names)), axis=0)  # a stuck chain repeats its point
+        cloud = _spread(seen, settings.cloud)
         starts = list(rounds[-1][:, -1])
-    z = np.concatenate(rounds[first:], 1)
     kept = {k: np.concatenate([s[k] for s in stats[first:]], 1) for k in stats[0]}
-    draws = _double(Unconstrained(prior).constrain, z, points.frame)
-    return _verdict(draws, kept, health, len(rounds), settings)
+    return _Attempt(np.concatenate(rounds[first:], 1), kept, health, len(rounds))
 
 
-def _verdict(
-    draws: dict[str, Array], stats: dict[str, Array], health: _Health, rounds: int, settings: NutsSettings
-) -> EngineResult:
+def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int) -> EngineResult:
+    with double_precision():
+        points = pad(problem, bucket(problem.x.size))
+        # Each curve has its own stream, whatever its place in a batch.
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(problem.x.tobytes() + problem.y.tobytes()))
+        first, second = jax.random.split(key)
+        attempt, attempts = _attempt(prior, points, first, settings), 1
+        if not attempt.good:
+            settings, attempts = settings.stronger(), 2
+            attempt = _attempt(prior, points, second, settings)
+        draws = jax.tree.map(np.asarray, Unconstrained(prior).constrain(jnp.asarray(attempt.z), points.frame))
+    return _verdict(draws, attempt, attempts, settings)
+
+
+def _sample_all(prior: Prior, problems: Sequence[Problem], settings: NutsSettings, seed: int) -> list[EngineResult]:
+    use_compilation_cache()
+    return [_sample(prior, problem, settings, seed) for problem in problems]
+
+
+def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings) -> EngineResult:
     reasons = []
-    share = float(stats["diverging"].mean())
+    health, stats, share = attempt.health, attempt.stats, attempt.divergent_share
     if not health.max_rhat < convergence.MAX_RHAT:
         reasons.append(
-            f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {convergence.MAX_RHAT}): the chains disagree; fit again "
-            f"with draws={4 * settings.draws}, particles={4 * settings.particles}, or choose a prior with fewer breaks"
+            f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {convergence.MAX_RHAT}): the chains disagree; fit "
+            f"again with draws={4 * settings.draws}, particles={4 * settings.particles}, or choose a prior with fewer breaks"
         )
     ess = min(health.min_ess_bulk, health.min_ess_tail)
     if ess < convergence.MIN_ESS:
         reasons.append(
-            f"effective sample size is {ess:.0f} (must be >= {convergence.MIN_ESS:.0f}): fit again with draws={4 * settings.draws}"
+            f"effective sample size is {ess:.0f} (must be >= {convergence.MIN_ESS:.0f}): fit again with "
+            f"draws={4 * settings.draws}"
         )
     if share > MAX_DIVERGENT_SHARE:
         reasons.append(
@@ -287,7 +323,8 @@ def _verdict(
         "method": "NUTS with SMC starts and independence jumps",
         "chains": settings.chains,
         "draws": int(next(iter(draws.values())).shape[1]),
-        "rounds": rounds,
+        "attempts": attempts,
+        "rounds": attempt.rounds,
         "max_rhat": health.max_rhat,
         "min_ess_bulk": health.min_ess_bulk,
         "min_ess_tail": health.min_ess_tail,
@@ -299,7 +336,7 @@ def _verdict(
 
 
 def run_nuts(
-    prior: AbstractPrior, problems: Sequence[Problem], seed: int = 0, progress: bool = False, **options: Any
+    prior: AbstractPrior, problems: Sequence[Problem], seed: int = 0, progress: bool = False, workers: int = 1, **options: Any
 ) -> list[EngineResult]:
     """Sample the posterior of each problem.
 
@@ -308,12 +345,14 @@ def run_nuts(
     prior
         A prior with a density and continuous parameters.
     problems
-        Contexts in the prior's coordinates. Those of similar length share a compilation, and curves (or, for a single
-        problem, chains) run on all available cores.
+        Contexts in the prior's coordinates. Those of similar length share a compilation.
     seed
         Seed of the random numbers; a curve's draws do not depend on its place in the batch.
     progress
         Whether to show a progress bar.
+    workers
+        Number of processes to spread the curves over; each loads or compiles the programs for itself. XLA does not run
+        the same program safely from several threads of one process, so processes it is.
     **options
         Fields of `NutsSettings`.
 
@@ -335,19 +374,15 @@ def run_nuts(
         unknown = ", ".join(sorted(set(options) - known))
         raise InvalidArgumentError(f"engine 'nuts' has no option {unknown}; it has {', '.join(sorted(known))}")
     settings = NutsSettings(**options)
-    use_compilation_cache()
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    bar = tqdm(total=len(problems), desc=f"NUTS {prior.name}", unit="curve", disable=not progress)
-    try:
-        if len(problems) == 1:
-            found = [_sample(prior, problems[0], settings, seed, pool.map)]
-            bar.update()
-            return found
-        futures = [pool.submit(_sample, prior, problem, settings, seed, map) for problem in problems]
-        for _ in concurrent.futures.as_completed(futures):
-            bar.update()
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        bar.close()
+    if workers < 1:
+        raise InvalidArgumentError(f"workers must be at least 1, got {workers}")
+    by_length = sorted(range(len(problems)), key=lambda i: bucket(problems[i].x.size))
+    size = 1 if workers == 1 else max(1, min(8, len(problems) // (4 * workers)))
+    tasks = [by_length[i : i + size] for i in range(0, len(by_length), size)]
+    found: dict[int, EngineResult] = {}
+    calls = [(prior, [problems[i] for i in task], settings, seed) for task in tasks]
+    with tqdm(total=len(problems), desc=f"NUTS {prior.name}", unit="curve", disable=not progress) as bar:
+        for index, results in run_tasks(_sample_all, calls, workers):
+            found.update(zip(tasks[index], results, strict=True))
+            bar.update(len(results))
+    return [found[i] for i in range(len(problems))]

@@ -21,15 +21,14 @@ class MixturePredictive:
 
     Everything is in the user's units, runs in NumPy alone and is exact for the given draws: moments by the laws of total
     expectation and variance, densities and cdfs as averages over all draws, quantiles as roots of that cdf. No number at one x
-    depends on the other x asked for.
+    depends on the other x asked for. Positions x are arrays of shape (n,), n at least 1.
 
     Parameters
     ----------
     prior
         The prior whose law and noise model are meant.
     draws
-        Parameters by name, constrained and in coordinates, each of shape (S,); S = 1 is a point estimate. Positions x are arrays
-        of shape (n,) with n at least 1.
+        Parameters by name, constrained and in coordinates, each of shape (S,); S = 1 is a point estimate.
     frame
         The frame that maps between the coordinates and the user's units.
     """

@@ -276,10 +276,8 @@ class Prior(AbstractPrior):
     def log_prior(self, theta: Theta) -> dict[str, Array]:
         """log p(theta) by parameter, as arrays of the library that theta belongs to (JAX for NumPy arrays)."""
         if namespace_of(*theta.values()).name == "torch":
-            some = next(iter(theta.values()))
-            return {
-                p.name: p.distribution.torch(some.dtype, some.device).log_prob(theta[p.name]) for p in self._parameters
-            }
+            some = theta["sigma"]  # a discrete parameter has an integer dtype
+            return {p.name: p.distribution.torch(some.dtype, some.device).log_prob(theta[p.name]) for p in self._parameters}
         return {p.name: p.distribution.numpyro().log_prob(theta[p.name]) for p in self._parameters}
 
     def log_likelihood(self, theta: Theta, x: Array, y: Array, frame: Frame) -> Array:
@@ -325,9 +323,7 @@ class Prior(AbstractPrior):
         jax = importlib.import_module("jax")
         with double_precision():
             *keys, last = jax.random.split(jax.random.key(seed), len(self._parameters) + 1)
-            theta = {
-                p.name: p.distribution.numpyro().sample(k, (n,)) for p, k in zip(self._parameters, keys, strict=True)
-            }
+            theta = {p.name: p.distribution.numpyro().sample(k, (n,)) for p, k in zip(self._parameters, keys, strict=True)}
             mean = self.mean(theta, jax.numpy.asarray(x), frame)
             return theta, mean, self.noise.numpyro(mean, expand(theta)).sample(last)
 

@@ -20,9 +20,7 @@ class Points:
         self.x, self.y, self.mask, self.frame = x, y, mask, frame
 
 
-jax.tree_util.register_pytree_node(
-    Points, lambda p: ((p.x, p.y, p.mask, p.frame), None), lambda _, children: Points(*children)
-)
+jax.tree_util.register_pytree_node(Points, lambda p: ((p.x, p.y, p.mask, p.frame), None), lambda _, children: Points(*children))
 
 
 class Unconstrained:

@@ -1,0 +1,79 @@
+"""Checks of what users pass in, that name the entry at fault."""
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+from hybrid.models.errors import HybridError, InvalidArgumentError
+
+LIMIT = 1e100  # beyond it, or below its inverse, powers of x would leave double precision
+_CANNOT_CONVERT = (TypeError, ValueError, OverflowError, RuntimeError, AttributeError)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is one real number; True and False are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+
+
+def as_floats(values: Any, name: str, error: type[HybridError], scalar: bool = False) -> np.ndarray:
+    """A new one-dimensional float array.
+
+    Parameters
+    ----------
+    values
+        A list, array, pandas Series or the like of real numbers; NaN and infinities pass.
+    name
+        What the message calls them.
+    error
+        The class of the error.
+    scalar
+        Whether one number may stand for an array of length 1.
+
+    Raises
+    ------
+    error
+        If an entry is not a real number, is masked, or the array is not one-dimensional.
+    """
+    if isinstance(values, (str, bytes, set, frozenset, dict)):
+        raise error(f"{name} must be a list or array of numbers, got {type(values).__name__}")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise error(f"{name} has masked entries: remove those points, for instance with .compressed()")
+    try:
+        array = np.asarray(values)
+    except _CANNOT_CONVERT as problem:
+        raise error(f"{name} cannot be read as an array of numbers: {problem}") from None
+    if scalar and array.ndim == 0:
+        array = array.reshape(1)
+    if array.ndim != 1:
+        raise error(f"{name} must be one-dimensional, got shape {array.shape}: pass one row of numbers")
+    if array.dtype.kind == "O":
+        for i, value in enumerate(array):
+            if not is_real(value):
+                raise error(f"{name}[{i}] = {value!r} is not a real number: convert it or remove the point")
+    elif array.dtype.kind not in "iuf" and array.size:
+        raise error(f"{name} must hold real numbers, got dtype {array.dtype}: convert it, as with .astype(float)")
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(array, dtype=float)
+    except _CANNOT_CONVERT as problem:
+        raise error(f"{name} cannot be converted to floating point: {problem}") from None
+
+
+def as_positive(value: Any, name: str) -> float:
+    """A float from 1e-100 to 1e100, or an InvalidArgumentError."""
+    try:
+        number = float(value) if is_real(value) else math.nan
+    except (OverflowError, ValueError):
+        number = math.inf
+    if not 1 / LIMIT <= number <= LIMIT:
+        raise InvalidArgumentError(f"{name} must be a positive number from {1 / LIMIT:g} to {LIMIT:g}, got {value!r}")
+    return number
+
+
+def as_integer(value: Any, name: str, low: int, high: int) -> int:
+    """An int from low to high, or an InvalidArgumentError."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral) or not low <= int(value) <= high:
+        raise InvalidArgumentError(f"{name} must be an integer from {low} to {high}, got {value!r}")
+    return int(value)

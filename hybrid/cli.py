@@ -1,0 +1,373 @@
+"""The `hybrid` command: fit, compare, priors, examples, demo."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from hybrid.curve import Curve
+    from hybrid.result import Fit
+
+EXAMPLE = "example:"
+DEMO_EXAMPLE = "cerebras_gpt_pile"
+DEMO_HOLDOUT = 2
+COMPARED = ("nuts", "pfn", "least_squares")
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+PLOT_FORMATS = (".png", ".pdf", ".svg")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Failure(click.ClickException):
+    """One line on standard error, exit code 2."""
+
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """Turns the errors that Hybrid and the file system raise on purpose into one line instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HybridError as error:
+            raise _Failure(" ".join(str(error).split())) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise _Failure(f"{where}{error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its place only once it is complete."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_output(path: Path | None, formats: Sequence[str]) -> None:
+    """Fail before the fit, not after it, where the result could not be written."""
+    if path is None:
+        return
+    if path.suffix.lower() not in formats:
+        raise InvalidArgumentError(f"{path}: the name must end in {' or '.join(formats)}")
+    if path.is_dir():
+        raise InvalidArgumentError(f"{path} is a directory: give the name of a file")
+    if not path.parent.is_dir():
+        raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")
+
+
+def _save_fit(fit: Fit, path: Path) -> None:
+    with _replacing(path) as temporary:
+        fit.save(temporary)
+    click.echo(f"wrote {path}")
+
+
+def _save_plot(draw: Callable[[Any], Any], path: Path) -> None:
+    """Draw on a figure of its own, without pyplot, and write it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from hybrid.plotting import figure_settings
+
+    figure = Figure(**figure_settings())
+    FigureCanvasAgg(figure)
+    draw(figure.add_subplot())
+    with _replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    click.echo(f"wrote {path}")
+
+
+def _positive(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Accept finite numbers above 0, alone or repeated."""
+    del ctx
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise click.BadParameter("must be a finite number above 0", param=parameter)
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """What `fit` and `compare` share: where the curve comes from, how it is fitted and where forecasts are wanted."""
+
+    source: str
+    x_column: str
+    y_column: str
+    curve_name: str | None
+    holdout: int
+    prior: str
+    at: tuple[float, ...]
+    horizon: float | None
+    y_scale: float | None
+    threshold: float | None
+    seed: int
+    plot: Path | None
+
+    def read(self) -> Curve:
+        """The curve: that of a CSV file, or of `example:NAME`."""
+        if self.source.startswith(EXAMPLE):
+            from hybrid.published import load_example
+
+            return load_example(self.source.removeprefix(EXAMPLE), holdout=self.holdout)
+        from hybrid.reading import read_csv
+
+        curve = read_csv(self.source, x=self.x_column, y=self.y_column, curve=self.curve_name)
+        return curve.hold_out(self.holdout) if self.holdout else curve
+
+
+def _request_options(command: Command) -> Command:
+    """Declare the fields of `_Request` as arguments and options of a command."""
+    options: list[Callable[[Command], Command]] = [
+        click.argument("source"),
+        click.option("--x", "x_column", default="x", show_default=True, help="Column of the scale."),
+        click.option("--y", "y_column", default="y", show_default=True, help="Column of the loss or error."),
+        click.option("--curve", "curve_name", help="Which curve, where the file holds several."),
+        click.option("--holdout", type=click.IntRange(min=0), default=0, help="Hold out the last N points."),
+        click.option("--prior", default="m4", show_default=True, help="A name from `hybrid priors`."),
+        click.option("--at", type=float, multiple=True, callback=_positive, help="Forecast at this x; repeatable."),
+        click.option("--horizon", type=float, callback=_positive, help="Largest x that the forecast is about."),
+        click.option("--y-scale", type=float, callback=_positive, help="Unit of y in the prior's coordinates."),
+        click.option("--threshold", type=float, callback=_positive, help="Also print P(y < threshold)."),
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed."),
+        click.option("--plot", type=click.Path(path_type=Path), help="Write a plot: .png, .pdf or .svg."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _horizon(curve: Curve, at: Sequence[float], horizon: float | None) -> float:
+    """The stated horizon, or ten times the last context x, or as far as a forecast or a held-out point asks."""
+    from hybrid.fitting import HORIZON_FACTOR
+
+    if horizon is not None:
+        return horizon
+    return max([HORIZON_FACTOR * float(curve.x[-1]), *at, *_targets(curve)[0]])
+
+
+def _targets(curve: Curve) -> tuple[list[float], list[float]]:
+    if curve.x_target is None or curve.y_target is None:
+        return [], []
+    return [float(x) for x in curve.x_target], [float(y) for y in curve.y_target]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Columns of text, aligned to the right except for those numbered in `left`."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = []
+    for row in (header, *rows):
+        cells = [f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(row)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _positions(curve: Curve, at: Sequence[float], horizon: float) -> tuple[list[float], list[float | None]]:
+    """Where to forecast: as asked, or else at the held-out points, or else at the horizon. With what was observed there."""
+    if at:
+        return list(at), [None] * len(at)
+    xs, ys = _targets(curve)
+    return (xs, [*ys]) if xs else ([horizon], [None])
+
+
+def _forecast(fit: Fit, xs: Sequence[float], observed: Sequence[float | None], threshold: float | None) -> str:
+    """A table with one row per x: median, central 50 and 90 % intervals, and what applies of truth and probability."""
+    quantiles = fit.predict(xs, levels=LEVELS)["quantiles"].transpose("x", "quantile").values
+    below = None if threshold is None else [float(p) for p in fit.prob_below(xs, threshold)]
+    noise = "noise " if fit.engine == "least_squares" else ""  # a point estimate has no other uncertainty
+    header = [fit.curve.x_label, "median", f"50 % {noise}interval", f"90 % {noise}interval"]
+    held_out = any(y is not None for y in observed)
+    if held_out:
+        header += ["held out", "in 90 %"]
+    if threshold is not None:
+        header.append(f"P(y < {threshold:g})")
+    rows = []
+    for i, (x, (low90, low50, median, high50, high90)) in enumerate(zip(xs, quantiles, strict=True)):
+        row = [_number(x), _number(median)]
+        row += [f"{_number(low)} to {_number(high)}" for low, high in ((low50, high50), (low90, high90))]
+        y = observed[i]
+        if held_out:
+            row += ["", ""] if y is None else [_number(y), "yes" if low90 <= y <= high90 else "no"]
+        if below is not None:
+            row.append(f"{below[i]:.3f}")
+        rows.append(row)
+    return _table(header, rows)
+
+
+def _agreement(fits: Sequence[Fit], xs: Sequence[float]) -> str:
+    """Every engine against the first, at each x: medians, 90 % widths, and their ratios."""
+    rows = []
+    predictions = [fit.predict(xs, levels=LEVELS)["quantiles"].transpose("x", "quantile").values for fit in fits]
+    for i, x in enumerate(xs):
+        reference = predictions[0][i]
+        for fit, quantiles in zip(fits, predictions, strict=True):
+            low, _, median, _, high = quantiles[i]
+            ratios = (median / reference[2], (high - low) / (reference[4] - reference[0]))
+            row = [_number(x), fit.engine, _number(median), f"{_number(low)} to {_number(high)}"]
+            rows.append([*row, *(f"{ratio:.3f}" for ratio in ratios)])
+    first = fits[0].engine
+    header = [fits[0].curve.x_label, "engine", "median", "90 % interval", f"median / {first}", f"width / {first}"]
+    return _table(header, rows, left=(0, 1))
+
+
+def _describe(curve: Curve) -> str:
+    name = f"{curve.name}: " if curve.name else ""
+    held_out = len(_targets(curve)[0])
+    also = f", {held_out} held out" if held_out else ""
+    return f"{name}{len(curve.x)} points, {curve.x_label} {_number(curve.x[0])} to {_number(curve.x[-1])}{also}"
+
+
+def _compare(
+    curve: Curve,
+    prior: str,
+    horizon: float,
+    seed: int,
+    y_scale: float | None = None,
+    at: Sequence[float] = (),
+    threshold: float | None = None,
+) -> list[Fit]:
+    """Fit by every engine that can serve the prior, print the forecasts and how they agree; name the engines that cannot.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If no engine can serve the prior.
+    """
+    from hybrid.fitting import fit
+
+    fits = []
+    for engine in COMPARED:
+        try:
+            found = fit(curve, prior, engine, horizon, y_scale, seed)
+        except EngineUnavailableError as error:
+            click.echo(f"{engine}: skipped, {error}")
+            continue
+        click.echo(found.verdict)
+        fits.append(found)
+    if not fits:
+        raise EngineUnavailableError(f"no engine can serve prior {prior!r}")
+    xs, observed = _positions(curve, at, horizon)
+    for found in fits:
+        click.echo(f"\n{found.engine}\n{_forecast(found, xs, observed, threshold)}")
+    if len(fits) > 1:
+        click.echo(f"\nagreement\n{_agreement(fits, xs)}")
+    return fits
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hybrid-scaling-laws", prog_name="hybrid")
+def main() -> None:
+    """Forecast neural scaling curves, with honest uncertainty."""
+
+
+@main.command("fit")
+@_request_options
+@click.option("--engine", default="nuts", show_default=True, help="nuts, pfn, least_squares or auto.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the fit as NetCDF: .nc.")
+def fit_command(engine: str, out: Path | None, **options: Any) -> None:
+    """Fit one curve, from a CSV file or `example:NAME`, and forecast.
+
+    Without --horizon the forecast is about ten times the last x, or further if --at asks for it. Without --at the table
+    is about the held-out points, or the horizon where there are none.
+    """
+    request = _Request(**options)
+    _check_output(out, (".nc",))
+    _check_output(request.plot, PLOT_FORMATS)
+    from hybrid.fitting import fit
+
+    curve = request.read()
+    horizon = _horizon(curve, request.at, request.horizon)
+    found = fit(curve, request.prior, engine, horizon, request.y_scale, request.seed)
+    click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {request.seed}")
+    click.echo(found.verdict)
+    click.echo(f"\n{_forecast(found, *_positions(curve, request.at, horizon), request.threshold)}")
+    if out is not None:
+        _save_fit(found, out)
+    if request.plot is not None:
+        _save_plot(found.plot, request.plot)
+
+
+@main.command("compare")
+@_request_options
+def compare_command(**options: Any) -> None:
+    """Fit one curve with every engine that can serve the prior, side by side.
+
+    The agreement table holds medians and 90 % intervals, and their ratios to those of the first engine.
+    """
+    request = _Request(**options)
+    _check_output(request.plot, PLOT_FORMATS)
+    curve = request.read()
+    horizon = _horizon(curve, request.at, request.horizon)
+    click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {request.seed}")
+    fits = _compare(curve, request.prior, horizon, request.seed, request.y_scale, request.at, request.threshold)
+    if request.plot is not None:
+        from hybrid.plotting import plot_compare
+
+        _save_plot(lambda ax: plot_compare(fits, ax), request.plot)
+
+
+@main.command("priors")
+def priors_command() -> None:
+    """List the priors, and the engines that can serve each."""
+    from hybrid.fitting import priors
+
+    rows = [
+        (str(name), str(row["engines"]), str(row["checkpoint"]), str(len(row["parameters"].split(", "))), str(row["law"]))
+        for name, row in priors().iterrows()
+    ]
+    click.echo(_table(("name", "engines", "checkpoint", "parameters", "law"), rows, left=(0, 1, 2, 4)))
+
+
+@main.command("examples")
+def examples_command() -> None:
+    """List the published curves that ship with Hybrid; fit one as `example:NAME`."""
+    from hybrid.published import examples
+
+    for name, row in examples().iterrows():
+        click.echo(f"{name}: {row['points']} points, {row['shape']}")
+        click.echo(f"    {row['y_label']} against {row['x_label']}")
+        click.echo(f"    {row['citation']}")
+
+
+@main.command("demo")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="Folder to write to.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed.")
+def demo_command(out: Path, seed: int) -> None:
+    """Forecast the two largest Cerebras-GPT models from the five smaller ones, with every engine.
+
+    The same as `hybrid compare example:cerebras_gpt_pile --holdout 2`, and the first fit and its plot are kept.
+    """
+    from hybrid.plotting import plot_compare
+    from hybrid.published import load_example
+
+    curve = load_example(DEMO_EXAMPLE, holdout=DEMO_HOLDOUT)
+    horizon = _horizon(curve, (), None)
+    click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {seed}")
+    fits = _compare(curve, "m4", horizon, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    click.echo()
+    _save_fit(fits[0], out / "demo.nc")
+    _save_plot(fits[0].plot, out / "demo.png")
+    _save_plot(lambda ax: plot_compare(fits, ax), out / "demo_engines.png")

@@ -1,0 +1,317 @@
+"""Plots of a fit and of several fits of one curve, on matplotlib axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from hybrid.models.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from hybrid.result import Fit
+
+Array = np.ndarray[Any, Any]
+
+# Okabe and Ito's palette: told apart under every common colour blindness, and by lightness in grey print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_STYLES = ("-", "--", "-.", ":")
+_WARNING = "#D55E00"
+_INK = "#222222"
+_MUTED = "#6B6B6B"
+_GRID_POINTS = 128
+_LOG_X_DECADES = 1.3
+_LOG_Y_RATIO = 3.0
+_WIDTH_INCHES = 5.0  # where axes belong to no figure
+_LETTER_INCHES = 0.068  # width of a letter of the legend, on average
+_TITLE_LETTER_INCHES = 0.078
+
+
+class _Band(NamedTuple):
+    """One engine's forecast on a grid: median (x,), and lower and upper edges (level, x), widest level last."""
+
+    x: Array
+    median: Array
+    lower: Array
+    upper: Array
+
+
+def _levels(levels: Sequence[float]) -> tuple[float, ...]:
+    found = tuple(sorted(float(level) for level in levels))
+    if not found or not all(0.0 < level < 1.0 for level in found):
+        raise InvalidArgumentError(f"levels must be probabilities strictly between 0 and 1, got {tuple(levels)}")
+    return found
+
+
+def _end(fit: Fit, x_max: float | None) -> float:
+    """The right end of the forecast: x_max, or else the horizon, in the curve's units."""
+    if x_max is None:
+        return float(fit.horizon)
+    if not (math.isfinite(x_max) and x_max > float(np.min(fit.curve.x))):
+        raise InvalidArgumentError(f"x_max must be finite and beyond the first context x, got {x_max}")
+    return float(x_max)
+
+
+def _forecast(fit: Fit, end: float, levels: tuple[float, ...]) -> _Band:
+    first, last = float(np.min(fit.curve.x)), float(np.max(fit.curve.x))
+    space = np.geomspace if _is_log_x(first, end) else np.linspace
+    grid = np.unique(np.concatenate([space(first, end, _GRID_POINTS), [x for x in (last,) if x < end]]))
+    grid = np.clip(grid, first, end)
+    edges = [0.5 - level / 2 for level in levels] + [0.5] + [0.5 + level / 2 for level in levels]
+    quantiles = np.asarray(fit.predict(grid, levels=sorted(edges))["quantiles"].transpose("quantile", "x"))
+    n = len(levels)
+    return _Band(grid, quantiles[n], quantiles[:n][::-1], quantiles[n + 1 :])
+
+
+def _is_log_x(low: float, high: float) -> bool:
+    return low > 0 and math.log10(high / low) > _LOG_X_DECADES
+
+
+def _is_log_y(values: Array) -> bool:
+    """Whether the data and the medians, all positive, span more than a factor of three."""
+    return bool(np.min(values) > 0 and np.max(values) / np.min(values) > _LOG_Y_RATIO)
+
+
+def _tick_label(value: float, powers: bool) -> str:
+    """A tick label: 0.05 or 3000, or a power of ten where the axis reaches far."""
+    if not powers:
+        return f"{value:.10g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    mantissa = value / 10.0**exponent
+    power = rf"10^{{{exponent}}}"
+    return f"${power}$" if abs(mantissa - 1.0) < 1e-6 else rf"${mantissa:.3g}\times{power}$"
+
+
+def _log_axis(axis: Any, low: float, high: float) -> None:
+    """A log scale whose ticks stay readable: 1, 2, 3, 5, 7 or 1, 2, 5 over few decades, powers of ten over many."""
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    decades = math.log10(high / low)
+    subs = (1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1.2 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+    axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=12))
+    axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(2, 10)), numticks=24))
+    powers = low < 1e-3 or high > 2e4
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _tick_label(value, powers)))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def figure_settings() -> dict[str, Any]:
+    """Size and layout of a figure with one plot, for matplotlib's `Figure` or pyplot's `subplots`."""
+    return {"figsize": (7.2, 4.6), "layout": ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)}
+
+
+def _new_axes() -> Axes:
+    import matplotlib.pyplot as plt
+
+    ax: Axes = plt.subplots(**figure_settings())[1]
+    return ax
+
+
+def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -> None:
+    """Scales, limits, labels, and the mark where observations end."""
+    curve = fit.curve
+    held_x, held_y = _held_out(fit, x_max)
+    x = np.concatenate([curve.x, held_x, *(b.x for b in bands)])
+    inner = np.concatenate([curve.y, held_y, *(b.median for b in bands)])
+    outer = np.concatenate([inner, *(b.lower[-1] for b in bands), *(b.upper[-1] for b in bands)])
+    outer = outer[np.isfinite(outer)]
+    low, high = float(np.min(x)), float(np.max(x))
+    if _is_log_x(low, high):
+        _log_axis(ax.xaxis, low, high)
+        margin = (high / low) ** 0.03
+        ax.set_xlim(low / margin, high * margin)
+    else:
+        ax.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    if _is_log_y(inner):
+        # A vague band can reach many decades down; a view of the data matters more than its last corner.
+        reach = float(np.max(inner) / np.min(inner)) ** 0.75
+        bottom = max(float(np.min(outer)), float(np.min(inner)) / reach)
+        top = min(float(np.max(outer)), float(np.max(inner)) * reach)
+        _log_axis(ax.yaxis, bottom, top)
+        margin = (top / bottom) ** 0.05
+        ax.set_ylim(bottom / margin, top * margin)
+    else:
+        reach = max(float(np.ptp(inner)), 1e-3 * float(np.max(np.abs(inner))))
+        bottom = max(float(np.min(outer)), float(np.min(inner)) - reach)
+        top = min(float(np.max(outer)), float(np.max(inner)) + reach)
+        margin = 0.05 * (top - bottom)
+        ax.set_ylim(bottom - margin, top + margin)
+    ax.set_xlabel(curve.x_label)
+    ax.set_ylabel(curve.y_label)
+    ax.grid(True, color="#E6E6E6", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    _mark_last(ax, curve, bands[0])
+
+
+def _mark_last(ax: Axes, curve: Any, band: _Band) -> None:
+    """A vertical line at the last context x, labelled on the side of the axes that the curve leaves free."""
+    last = float(np.max(curve.x))
+    ax.axvline(last, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
+    level = float(np.interp(last, band.x, band.median))
+    height = float(ax.transAxes.inverted().transform(ax.transData.transform((last, level)))[1])
+    at_top = height < 0.6
+    style: dict[str, Any] = {
+        "xycoords": ax.get_xaxis_transform(),
+        "textcoords": "offset points",
+        "va": "top" if at_top else "bottom",
+        "fontsize": "small",
+        "color": _MUTED,
+    }
+    edge = (last, 0.985 if at_top else 0.015)
+    ax.annotate("observed", edge, (-5, 0), ha="right", **style)
+    if band.x[-1] > last:
+        ax.annotate("forecast", edge, (5, 0), ha="left", **style)
+
+
+def _held_out(fit: Fit, x_max: float | None) -> tuple[Array, Array]:
+    """The held-out points, up to x_max where it is given; empty where there are none."""
+    x = np.asarray([] if fit.curve.x_target is None else fit.curve.x_target, dtype=float)
+    y = np.asarray([] if fit.curve.y_target is None else fit.curve.y_target, dtype=float)
+    shown = np.full(x.shape, True) if x_max is None else x <= x_max
+    return x[shown], y[shown]
+
+
+def _draw_points(ax: Axes, fit: Fit, x_max: float | None) -> None:
+    curve = fit.curve
+    size = 30 if len(curve.x) <= 30 else 14
+    ax.scatter(curve.x, curve.y, s=size, color=_INK, linewidths=0, zorder=4, label="context")
+    x, y = _held_out(fit, x_max)
+    if len(x):
+        ax.scatter(x, y, s=size + 6, facecolors="white", edgecolors=_INK, linewidths=1.3, zorder=5, label="held out")
+
+
+def _header(ax: Axes, name: str | None, title: str, colour: str) -> None:
+    """The title and, in rows between it and the axes, the legend: there it cannot cover data."""
+    handles, labels = ax.get_legend_handles_labels()
+    points = [i for i, label in enumerate(labels) if label in ("context", "held out")]
+    order = points + [i for i in range(len(labels)) if i not in points]
+    figure = ax.get_figure(root=True)
+    width = ax.get_position().width * figure.get_size_inches()[0] if figure is not None else _WIDTH_INCHES
+    letters = sum(len(label) + 7 for label in labels)
+    rows = min(len(labels), math.ceil(letters * _LETTER_INCHES / max(width, 1.0)))
+    ax.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=math.ceil(len(labels) / rows),
+        frameon=False,
+        fontsize="small",
+        borderaxespad=0.2,
+        borderpad=0.2,
+        handlelength=1.5,
+        columnspacing=1.4,
+        handletextpad=0.6,
+    )
+    if name:
+        fits_in_a_line = (len(name) + len(title) + 2) * _TITLE_LETTER_INCHES <= width
+        title = f"{name}: {title}" if fits_in_a_line else f"{name}\n{title}"
+    ax.set_title(title, loc="left", pad=8 + 14 * rows, fontsize="medium", color=colour)
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:g} %"
+
+
+def _interval_name(fit: Fit) -> str:
+    """What the band of this engine covers: a point estimate has no parameter uncertainty in it."""
+    return "noise interval" if fit.engine == "least_squares" else "interval"
+
+
+def _status_text(fit: Fit) -> str:
+    return str(fit.status).replace("_", " ")
+
+
+def plot_fit(fit: Fit, ax: Axes | None = None, *, levels: Sequence[float] = (0.5, 0.9), x_max: float | None = None) -> Axes:
+    """Draw a curve with its forecast: points, median and central intervals out to the horizon.
+
+    The x axis is logarithmic where it spans more than 1.3 decades, the y axis where data and median are positive and span
+    more than a factor of 3. A dashed line marks the last context x. Bands are those of a new measurement, observation noise
+    included; those of a point estimate hold the noise alone, and the legend says so.
+
+    Parameters
+    ----------
+    fit
+        A fit.
+    ax
+        Axes to draw on; by default those of a new pyplot figure.
+    levels
+        Probabilities of the central intervals, strictly between 0 and 1.
+    x_max
+        Right end of the plot in the units of x; by default the forecast ends at the horizon, and all held-out points show.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes drawn on.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a level is not a probability, or x_max is not beyond the first context x.
+    """
+    masses = _levels(levels)
+    band = _forecast(fit, _end(fit, x_max), masses)
+    ax = _new_axes() if ax is None else ax
+    ax.plot(band.x, band.median, color=_COLOURS[0], linewidth=1.8, zorder=3, label="median")
+    shades = np.linspace(0.38, 0.16, len(masses)) if len(masses) > 1 else [0.25]
+    for mass, lower, upper, shade in zip(masses, band.lower, band.upper, shades, strict=True):
+        style: dict[str, Any] = {"color": _COLOURS[0], "alpha": float(shade), "linewidth": 0, "zorder": 2.5 - mass}
+        ax.fill_between(band.x, lower, upper, label=f"{_percent(mass)} {_interval_name(fit)}", **style)
+    _draw_points(ax, fit, x_max)
+    _set_axes(ax, fit, x_max, [band])
+    title = f"prior {fit.prior.name}, engine {fit.engine}, {_status_text(fit)}"
+    _header(ax, fit.curve.name, title, _INK if fit.status == "ok" else _WARNING)
+    return ax
+
+
+def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 0.9, x_max: float | None = None) -> Axes:
+    """Draw the forecasts of several engines for one curve over one another: medians and one central interval each.
+
+    Parameters
+    ----------
+    fits
+        Fits of the same curve, at most four.
+    ax
+        Axes to draw on; by default those of a new pyplot figure.
+    level
+        Probability of the central interval, strictly between 0 and 1.
+    x_max
+        Right end of the plot in the units of x; by default forecasts end at the horizons, and all held-out points show.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes drawn on.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If there are no fits or more than four, they are not of the same curve, or level or x_max are out of range.
+    """
+    if not 1 <= len(fits) <= len(_COLOURS):
+        raise InvalidArgumentError(f"plot_compare draws 1 to {len(_COLOURS)} fits, got {len(fits)}")
+    first = fits[0].curve
+    if any(not (np.array_equal(f.curve.x, first.x) and np.array_equal(f.curve.y, first.y)) for f in fits):
+        raise InvalidArgumentError("plot_compare needs fits of the same curve")
+    masses = _levels([level])
+    bands = [_forecast(fit, _end(fit, x_max), masses) for fit in fits]
+    ax = _new_axes() if ax is None else ax
+    for fit, band, colour, style in zip(fits, bands, _COLOURS, _STYLES, strict=False):
+        label = f"{fit.engine}: median, {_percent(level)} {_interval_name(fit)}"
+        ax.fill_between(band.x, band.lower[0], band.upper[0], color=colour, alpha=0.14, linewidth=0, zorder=2)
+        for edge in (band.lower[0], band.upper[0]):
+            ax.plot(band.x, edge, color=colour, linestyle=style, linewidth=0.8, alpha=0.8, zorder=2.5)
+        ax.plot(band.x, band.median, color=colour, linestyle=style, linewidth=1.8, zorder=3, label=label)
+    _draw_points(ax, fits[0], x_max)
+    _set_axes(ax, fits[0], x_max, bands)
+    review = [f.engine for f in fits if f.status != "ok"]
+    verdict = f"{', '.join(review)} needs review" if review else "ok"
+    _header(ax, first.name, f"prior {fits[0].prior.name}, {verdict}", _WARNING if review else _INK)
+    return ax

@@ -1,0 +1,152 @@
+"""Curves from CSV files: a user's own table, or a tidy benchmark file."""
+
+import csv
+import os
+from pathlib import Path
+
+from hybrid.curve import Curve
+from hybrid.models.errors import FileFormatError, InvalidCurveError
+
+Row = tuple[int, dict[str, str]]
+SPLITS = ("context", "target")
+
+
+def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[Row]]:
+    """The columns of a CSV file in UTF-8, and its rows with the number of the line each ends on.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing, unreadable, not text, empty, or a row is longer or shorter than the header.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except FileNotFoundError:
+        raise FileFormatError(f"there is no file {path}: check the path") from None
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{path} is not text in UTF-8: save it as CSV (UTF-8)") from None
+    except (OSError, csv.Error, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path} cannot be read as CSV: {error}") from None
+    if len(rows) < 2:
+        raise FileFormatError(f"{path} has no rows: give a header line and one line per point")
+    columns = [cell.strip() for cell in rows[0][1]]
+    if len(set(columns)) != len(columns):
+        raise FileFormatError(f"{path} names a column twice in its header: {', '.join(columns)}")
+    for line, row in rows[1:]:
+        if len(row) != len(columns):
+            raise FileFormatError(f"{path}, line {line}: {len(row)} cells, but the header has {len(columns)}")
+    return columns, [(line, dict(zip(columns, row, strict=True))) for line, row in rows[1:]]
+
+
+def _require(path: str | os.PathLike[str], columns: list[str], names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in columns:
+            hint = "; is it separated by commas?" if len(columns) == 1 else ""
+            raise FileFormatError(f"{path} has no column {name!r}; it has {', '.join(columns)}{hint}")
+
+
+def _number(path: str | os.PathLike[str], line: int, column: str, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise InvalidCurveError(f"{path}, line {line}: {column} = {cell!r} is not a number: correct or remove it") from None
+
+
+def _one_label(rows: list[Row], column: str, default: str) -> str:
+    """The label that a column of labels agrees on."""
+    labels = {row.get(column, "").strip() for _, row in rows}
+    return labels.pop() or default if len(labels) == 1 else default
+
+
+def _curve(path: str | os.PathLike[str], rows: list[Row], x: str, y: str, name: str | None) -> Curve:
+    points: dict[str, tuple[list[float], list[float]]] = {split: ([], []) for split in SPLITS}
+    for line, row in rows:
+        split = row.get("split", "context").strip()
+        if split not in SPLITS:
+            raise InvalidCurveError(f"{path}, line {line}: split = {split!r} must be 'context' or 'target'")
+        for values, column in zip(points[split], (x, y), strict=True):
+            values.append(_number(path, line, column, row[column]))
+    x_label, y_label = _one_label(rows, "x_label", x), _one_label(rows, "y_label", y)
+    try:
+        return Curve(*points["context"], x_label, y_label, *points["target"], name=name)
+    except InvalidCurveError as error:
+        where = str(path) if name is None else f"{path}, curve {name!r}"
+        raise InvalidCurveError(f"{where}: {error}") from None
+
+
+def _grouped(columns: list[str], rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of each curve under the key "domain/curve", or "curve" where there is no column of domains."""
+    groups: dict[str, list[Row]] = {}
+    for line, row in rows:
+        key = "/".join(row[c].strip() for c in ("domain", "curve") if c in columns)
+        groups.setdefault(key, []).append((line, row))
+    return groups
+
+
+def _some(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def read_csv(path: str | os.PathLike[str], x: str = "x", y: str = "y", curve: str | None = None) -> Curve:
+    """Read one curve from a CSV file.
+
+    Where the file has a column `split`, its rows marked "target" are held out; where it has a column `curve` (and perhaps
+    `domain`) that names several curves, `curve` chooses one. Columns `x_label` and `y_label` label the axes, or else the
+    names of the columns x and y do.
+
+    Parameters
+    ----------
+    path
+        A CSV file in UTF-8, with a header.
+    x, y
+        The columns of the scale and of the loss or error.
+    curve
+        Which curve to read, as "domain/curve" or "curve".
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing, is not a table, or lacks a column.
+    InvalidCurveError
+        If a cell is not a number, the points cannot be used, or it is unclear which curve is meant.
+    """
+    columns, rows = read_table(path)
+    _require(path, columns, (x, y))
+    if "curve" not in columns:
+        if curve is not None:
+            raise FileFormatError(f"{path} has no column 'curve' to look {curve!r} up in; it has {', '.join(columns)}")
+        return _curve(path, rows, x, y, None)
+    groups = _grouped(columns, rows)
+    if curve is None:
+        chosen = list(groups)
+    else:
+        chosen = [key for key in groups if key == curve] or [k for k, g in groups.items() if g[0][1]["curve"] == curve]
+    if len(chosen) != 1:
+        problem = "has several curves: choose one with curve=..." if len(chosen) > 1 else f"has no curve {curve!r}"
+        raise InvalidCurveError(f"{path} {problem}; there are {_some(chosen or list(groups))}")
+    return _curve(path, groups[chosen[0]], x, y, chosen[0])
+
+
+def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
+    """Read all curves of a tidy benchmark file.
+
+    Parameters
+    ----------
+    path
+        A CSV file in UTF-8 with the columns curve, x, y and, where they apply, domain, split ("context" or "target"),
+        x_label, y_label.
+
+    Returns
+    -------
+    Curves by "domain/curve", or by "curve" without a column of domains, in the order of the file.
+
+    Raises
+    ------
+    FileFormatError, InvalidCurveError
+        As `read_csv`; the message names the curve.
+    """
+    columns, rows = read_table(path)
+    _require(path, columns, ("curve", "x", "y"))
+    return {key: _curve(path, group, "x", "y", key) for key, group in _grouped(columns, rows).items()}

@@ -1,0 +1,375 @@
+"""`Fit`: what every engine returns, and the questions that it answers."""
+
+import dataclasses
+import functools
+import importlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from hybrid.checks import as_floats, as_integer, as_positive
+from hybrid.curve import Curve
+from hybrid.diagnostics.datatree import build_datatree, flat_draws, read_datatree, write_datatree
+from hybrid.models.coordinates import Frame, get_coordinates
+from hybrid.models.engine import EngineResult
+from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
+from hybrid.models.law import Law
+from hybrid.models.predictive import MixturePredictive
+from hybrid.models.prior import AbstractPrior, Prior
+from hybrid.models.registry import prior_from_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = Any
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+SUMMARY_LEVELS = (0.05, 0.5, 0.95)
+EDGE = 1e-9  # relative rounding that a position at the edge of the coordinates may carry
+
+
+def frame_of(prior: AbstractPrior, curve: Curve, horizon: float, y_scale: float) -> Frame:
+    """The frame between a prior's coordinates and the units of a curve."""
+    return get_coordinates(prior.coordinates).frame(curve.x, horizon, y_scale)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """A curve with its posterior. Made by `hybrid.fit`, `hybrid.fit_many` and `hybrid.load_fit`.
+
+    Everything it takes and gives is in the user's units, and no forecast at one x depends on the other x asked for.
+
+    Attributes
+    ----------
+    curve
+        What was fitted.
+    prior
+        The prior.
+    engine
+        The engine that ran.
+    horizon
+        The largest x that the forecast is about.
+    y_scale
+        The unit of y in the prior's coordinates.
+    seed
+        Seed of the engine and, where no other is given, of predictions.
+    result
+        What the engine returned: draws of shape (chain, draw), in coordinates, with its verdict.
+    versions
+        The software that made it, by package.
+    """
+
+    curve: Curve
+    prior: Prior
+    engine: str
+    horizon: float
+    y_scale: float
+    seed: int
+    result: EngineResult
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return self.verdict
+
+    def __eq__(self, other: object) -> bool:
+        return self.data.identical(other.data) if isinstance(other, Fit) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def status(self) -> str:
+        """ "ok", or "needs_review" where the draws should not be trusted as they are."""
+        return self.result.status
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why, one sentence each, with the remedy."""
+        return self.result.reasons
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """The engine's own figures: its method, and for samplers the worst R-hat, the lowest ESS and the divergences."""
+        return self.result.info
+
+    @property
+    def verdict(self) -> str:
+        """One line: what was drawn, how well, and what to do about it."""
+        chains, draws = next(iter(self.result.draws.values())).shape
+        facts = ["a point estimate" if chains * draws == 1 else f"{chains} x {draws} draws"]
+        for key, text in (
+            ("max_rhat", "worst R-hat {:.3f}"),
+            ("min_ess_bulk", "lowest bulk ESS {:.0f}"),
+            ("min_ess_tail", "tail ESS {:.0f}"),
+            ("divergences", "{:.0f} divergences"),
+        ):
+            if self.info.get(key) is not None:
+                facts.append(text.format(self.info[key]))
+        curve = f" on {self.curve.name}" if self.curve.name else ""
+        remarks = f" - {' '.join(self.reasons)}" if self.reasons else ""
+        return f"{self.prior.name}{curve} by {self.engine}: {', '.join(facts)}: {self.status.replace('_', ' ')}{remarks}"
+
+    @property
+    def frame(self) -> Frame:
+        """The frame between the prior's coordinates and the user's units."""
+        return frame_of(self.prior, self.curve, self.horizon, self.y_scale)
+
+    @functools.cached_property
+    def predictive(self) -> MixturePredictive:
+        """The posterior predictive distribution, on plain arrays."""
+        return MixturePredictive(self.prior, flat_draws(self.result.draws), self.frame)
+
+    @functools.cached_property
+    def data(self) -> xr.DataTree:
+        """The fit as a DataTree in ArviZ's schema; see `hybrid.diagnostics.datatree.build_datatree`."""
+        curve = self.curve
+        targets = {} if curve.x_target is None else {"x_target": curve.x_target, "y_target": curve.y_target}
+        attrs = {
+            "engine": self.engine,
+            "horizon": self.horizon,
+            "y_scale": self.y_scale,
+            "seed": self.seed,
+            "versions": json.dumps(dict(self.versions)),
+            "x_label": curve.x_label,
+            "y_label": curve.y_label,
+            "name": curve.name,
+        }
+        points = {"x": curve.x, "y": curve.y}
+        backend = "torch" if self.engine == "pfn" else "jax"
+        return build_datatree(self.prior, self.frame, self.result, points, targets, self.seed, attrs, backend)
+
+    def predict(self, x_new: Array, levels: Sequence[float] = LEVELS) -> xr.Dataset:
+        """The forecast of y, observation noise included.
+
+        Parameters
+        ----------
+        x_new
+            Positions, a number or shape (n,), above 0. Priors in unit coordinates forecast from the first context x to the
+            horizon.
+        levels
+            Levels of the quantiles, each above 0 and below 1.
+
+        Returns
+        -------
+        xarray.Dataset
+            `mean`, `median`, `sd` (x) and `quantiles` (quantile, x).
+
+        Raises
+        ------
+        InvalidArgumentError
+            If a position or level is outside what it may be.
+        """
+        x = self._positions(x_new)
+        p = as_floats(levels, "levels", InvalidArgumentError, scalar=True)
+        if p.size == 0 or not np.all((p > 0) & (p < 1)):
+            raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
+        quantiles = self.predictive.quantile(x, np.append(p, 0.5))
+        found = xr.Dataset(
+            {
+                "mean": self._along_x(x, self.predictive.mean(x)),
+                "median": self._along_x(x, quantiles[-1]),
+                "sd": self._along_x(x, self.predictive.sd(x)),
+                "quantiles": (("quantile", "x"), quantiles[:-1], {"long_name": self.curve.y_label}),
+            },
+            coords={"quantile": p},
+            attrs={"prior": self.prior.name, "engine": self.engine, "status": self.status},
+        )
+        return found
+
+    def log_density(self, x_new: Array, y_new: Array) -> xr.DataArray:
+        """log p(y_new | x_new, context) in nats, one per point, in the units of y as given.
+
+        Parameters
+        ----------
+        x_new
+            Positions, a number or shape (n,), as for `predict`.
+        y_new
+            Observations, finite: one, or one per position.
+
+        Returns
+        -------
+        xarray.DataArray
+            On dim x; -inf where y is impossible.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If a position or observation is outside what it may be.
+        """
+        x = self._positions(x_new)
+        return self._along_x(x, self.predictive.log_density(x, _finite(y_new, x, "y_new")), "log_density")
+
+    def sample(self, x_new: Array, draws: int = 1000, seed: int | None = None) -> xr.DataArray:
+        """Joint curves: each is one draw of the parameters for all x_new, with its own independent observation noise.
+
+        Parameters
+        ----------
+        x_new
+            Positions, a number or shape (n,), as for `predict`.
+        draws
+            How many curves, 1 to 10 million.
+        seed
+            Seed of the random numbers; None takes the fit's. Equal seeds give equal curves.
+
+        Returns
+        -------
+        xarray.DataArray
+            y on (draw, x).
+
+        Raises
+        ------
+        InvalidArgumentError
+            If an argument is outside what it may be.
+        """
+        x, n = self._positions(x_new), as_integer(draws, "draws", 1, 10**7)
+        seed = self.seed if seed is None else as_integer(seed, "seed", 0, 2**32 - 1)
+        y = self.predictive.sample(x, n, seed)
+        coords = {"draw": np.arange(n), "x": self._x(x)}
+        return xr.DataArray(y, coords, ("draw", "x"), "y", {"long_name": self.curve.y_label})
+
+    def prob_below(self, x_new: Array, threshold: Array) -> xr.DataArray:
+        """P(y < threshold | x, context) at each x_new, for an observation y with its noise.
+
+        Parameters
+        ----------
+        x_new
+            Positions, a number or shape (n,), as for `predict`.
+        threshold
+            One level of y, or one per position, finite.
+
+        Returns
+        -------
+        xarray.DataArray
+            On dim x.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If an argument is outside what it may be.
+        """
+        x = self._positions(x_new)
+        return self._along_x(x, self.predictive.cdf(x, _finite(threshold, x, "threshold")), "prob_below")
+
+    def summary(self) -> "pd.DataFrame":
+        """The posterior of each parameter, and of the law's textbook parameters in the user's units.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By parameter: mean, sd, quantiles q5, q50 and q95, and ArviZ's ess_bulk, ess_tail, r_hat, mcse_mean and mcse_sd.
+            For a point estimate a single column, value.
+        """
+        posterior = self.data["posterior"].to_dataset()
+        names = [str(name) for name in posterior.data_vars]
+        import pandas as pd
+
+        if posterior.sizes["chain"] * posterior.sizes["draw"] == 1:
+            return pd.DataFrame({"value": {name: posterior[name].item() for name in names}})
+        arviz_stats = importlib.import_module("arviz_stats")
+        draws = {name: posterior[name].to_numpy() for name in names}
+        columns = {"mean": {k: v.mean() for k, v in draws.items()}, "sd": {k: v.std(ddof=1) for k, v in draws.items()}}
+        columns |= {f"q{100 * p:g}": {k: np.quantile(v, p) for k, v in draws.items()} for p in SUMMARY_LEVELS}
+        return pd.DataFrame(columns).join(arviz_stats.summary(self.data, kind="diagnostics", round_to="none"))
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Draw context, forecast and held-out points; see `hybrid.plotting.plot_fit`. Returns the matplotlib axes."""
+        from hybrid.plotting import plot_fit
+
+        return plot_fit(self, ax=ax, **options)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fit to a NetCDF file, which ArviZ and xarray read too; `hybrid.load_fit` is the inverse.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the file cannot be written.
+        """
+        write_datatree(self.data, path)
+
+    def _positions(self, x_new: Array) -> np.ndarray:
+        """Checked positions in the user's units, shape (n,)."""
+        x = as_floats(x_new, "x_new", InvalidArgumentError, scalar=True)
+        if x.size == 0:
+            raise InvalidArgumentError("x_new is empty: give at least one position")
+        for value in x[~((x >= 1e-100) & (x <= 1e100))]:
+            as_positive(value, "x_new")
+        if self.prior.coordinates == "unit":
+            first, beyond = float(self.curve.x[0]), x[x > self.horizon * (1 + EDGE)]
+            if beyond.size:
+                raise InvalidArgumentError(
+                    f"x_new = {beyond[0]:g} lies beyond the horizon {self.horizon:g}, where prior {self.prior.name!r} is not "
+                    f"defined: fit again with horizon={beyond.max():g}"
+                )
+            if np.any(x < first * (1 - EDGE)):
+                raise InvalidArgumentError(
+                    f"x_new = {x.min():g} lies before the first context x {first:g}, where prior {self.prior.name!r} is not "
+                    "defined: ask for later x, or add earlier points"
+                )
+        return x
+
+    def _x(self, x: np.ndarray) -> xr.DataArray:
+        return xr.DataArray(x, dims="x", attrs={"long_name": self.curve.x_label})
+
+    def _along_x(self, x: np.ndarray, values: Array, name: str | None = None) -> xr.DataArray:
+        attrs = {} if name else {"long_name": self.curve.y_label}
+        return xr.DataArray(values, {"x": self._x(x)}, ("x",), name, attrs)
+
+
+def _finite(values: Array, x: np.ndarray, name: str) -> np.ndarray:
+    """Finite numbers, one or one per position."""
+    found = as_floats(values, name, InvalidArgumentError, scalar=True)
+    if found.size not in (1, x.size) or not np.all(np.isfinite(found)):
+        raise InvalidArgumentError(f"{name} must be one finite number, or one per x_new ({x.size}), got {values!r}")
+    return np.broadcast_to(found, x.shape)
+
+
+def load_fit(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
+    """Read a fit that `Fit.save` wrote; it equals the fit that was saved.
+
+    Parameters
+    ----------
+    path
+        The NetCDF file.
+    law
+        The law, where it is the user's own and not one that ships.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing, damaged, not one of a fit, or its prior cannot be rebuilt here.
+    """
+    tree = read_datatree(path)
+    try:
+        attrs, constant = tree.attrs, tree["constant_data"]
+        prior = prior_from_json(attrs["prior_json"], law)
+        if not isinstance(prior, Prior) or prior.fingerprint != attrs["fingerprint"]:
+            raise FileFormatError(f"{path} was fitted under another prior than the one it describes: fit again")
+        held_out = {k: constant[k].to_numpy() for k in ("x_target", "y_target") if k in constant}
+        curve = Curve(
+            constant["x"].to_numpy(),
+            tree["observed_data"]["y"].to_numpy(),
+            attrs["x_label"],
+            attrs["y_label"],
+            name=attrs.get("name"),
+            **held_out,
+        )
+        draws = {p.name: tree["posterior"][p.name].to_numpy() for p in prior.parameters}
+        stats = tree.children.get("sample_stats")
+        result = EngineResult(
+            draws,
+            {} if stats is None else {str(k): v.to_numpy() for k, v in stats.data_vars.items()},
+            attrs["status"],
+            tuple(json.loads(attrs["reasons"])),
+            json.loads(attrs["info"]),
+        )
+        scales = float(attrs["horizon"]), float(attrs["y_scale"])
+        fit = Fit(curve, prior, attrs["engine"], *scales, int(attrs["seed"]), result, json.loads(attrs["versions"]))
+    except FileFormatError:
+        raise
+    except (HybridError, KeyError, ValueError, TypeError) as error:
+        raise FileFormatError(f"{path} is not a complete fit ({error}): save it again with fit.save(...)") from None
+    vars(fit)["data"] = tree
+    return fit

@@ -1,0 +1,35 @@
+"""Spread independent tasks over processes."""
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+
+def run_tasks(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, Any]]:
+    """Call the function once per tuple of arguments and yield (index, result) as they finish.
+
+    With one worker the calls run here, in order. With more they run in fresh processes started by loky, which also carries
+    classes defined in a user's own script; an interrupt ends those processes at once.
+
+    Parameters
+    ----------
+    function
+        A function defined in an importable module.
+    calls
+        The arguments of each call.
+    workers
+        Number of processes.
+    """
+    if workers == 1 or len(calls) < 2:
+        for index, arguments in enumerate(calls):
+            yield index, function(*arguments)
+        return
+    loky = importlib.import_module("loky")
+    executor = loky.get_reusable_executor(max_workers=min(workers, len(calls)), timeout=60)
+    futures = {executor.submit(function, *arguments): index for index, arguments in enumerate(calls)}
+    try:
+        for future in importlib.import_module("concurrent.futures").as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        executor.shutdown(wait=False, kill_workers=True)
+        raise

@@ -1,0 +1,189 @@
+"""Laws: one formula on three libraries, and the formula that the documentation states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from scipy import special
+
+from hybrid.models.coordinates import Frame, get_coordinates
+from hybrid.models.distributions import Distribution
+from hybrid.models.m4 import solve_logit
+from hybrid.models.namespace import get_namespace
+from hybrid.models.nsl import PRIOR as NSL
+from hybrid.models.prior import Prior, double_precision, expand
+from hybrid.models.registry import PRIORS
+
+Theta = dict[str, np.ndarray]
+EXPLICIT = [p for p in PRIORS if isinstance(p, Prior)]
+SINGLE = [p for p in EXPLICIT if p.is_continuous]
+ALPHA, LOG_F = (a.ravel() for a in np.meshgrid(np.geomspace(0.02, 20, 25), np.linspace(-15, 15, 61)))
+
+
+def draws(prior: Prior, n: int = 100, seed: int = 0) -> Theta:
+    data = prior.sample(n, positions(prior)[:2], seed=seed)
+    return {p.name: data[p.name].values.copy() for p in prior.parameters}
+
+
+def positions(prior: Prior) -> np.ndarray:
+    return np.linspace(0.01, 1, 60) if prior.coordinates == "unit" else np.geomspace(0.003, 30, 60)
+
+
+def frame_of(prior: Prior) -> Frame:
+    x = positions(prior)
+    return get_coordinates(prior.coordinates).native_frame(x[x <= 1])
+
+
+@pytest.mark.parametrize("prior", EXPLICIT, ids=lambda p: p.name)
+def test_same_curve_on_three_libraries(prior: Prior) -> None:
+    theta, x, frame = draws(prior), positions(prior), frame_of(prior)
+    reference = prior.mean(theta, x, frame)
+    assert reference.shape == (100, x.size)
+    with double_precision():
+        on_jax = np.asarray(prior.mean({k: jax.numpy.asarray(v) for k, v in theta.items()}, jax.numpy.asarray(x), frame))
+    on_torch = prior.mean({k: torch.as_tensor(v) for k, v in theta.items()}, torch.as_tensor(x), frame).numpy()
+    np.testing.assert_allclose(on_jax, reference, rtol=1e-10)
+    np.testing.assert_allclose(on_torch, reference, rtol=1e-10)
+
+
+@pytest.mark.parametrize("prior", EXPLICIT, ids=lambda p: p.name)
+def test_positive_and_finite(prior: Prior) -> None:
+    mean = prior.mean(draws(prior, 500, seed=1), positions(prior), frame_of(prior))
+    assert np.all(np.isfinite(mean))
+    assert np.all(mean > 0)
+
+
+def m1(x: np.ndarray, y: np.ndarray, t: Theta, d: Theta) -> tuple[np.ndarray, np.ndarray]:
+    return y, d["beta"] * x ** -d["c"]
+
+
+def m2(x: np.ndarray, y: np.ndarray, t: Theta, d: Theta) -> tuple[np.ndarray, np.ndarray]:
+    return y, d["epsilon_inf"] + d["beta"] * x ** -d["c"]
+
+
+def m3(x: np.ndarray, y: np.ndarray, t: Theta, d: Theta) -> tuple[np.ndarray, np.ndarray]:
+    return y, d["beta"] * (1 / x + d["gamma_x"]) ** d["c"]
+
+
+def m4(x: np.ndarray, y: np.ndarray, t: Theta, d: Theta) -> tuple[np.ndarray, np.ndarray]:
+    return (y - d["epsilon_inf"]) / (d["epsilon_0"] - y) ** t["alpha"], d["beta"] * x ** -d["c"]
+
+
+def bnsl(x: np.ndarray, y: np.ndarray, t: Theta, d: Theta) -> tuple[np.ndarray, np.ndarray]:
+    power = d["b"] * x ** -d["c0"]
+    for i in range(1, 4):
+        if f"d{i}" in d:
+            f = d[f"f{i}"]
+            power = power * (1 + (x / d[f"d{i}"]) ** (1 / f)) ** (-t[f"slope_change_{i}"] * f)
+    return y, d["a"] + power
+
+
+TEXTBOOK: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "m1": m1,
+    "m2": m2,
+    "m3": m3,
+    "m4": m4,
+    "bnsl": bnsl,
+    "bnsl2": bnsl,
+    "bnsl3": bnsl,
+}
+
+
+@pytest.mark.parametrize("prior", SINGLE, ids=lambda p: p.name)
+def test_derived_parameters_fit_the_textbook_formula(prior: Prior) -> None:
+    x = np.geomspace(2e6, 5e8, 12)
+    frame = get_coordinates(prior.coordinates).frame(x, 5e8, 3.0)
+    theta = draws(prior, 50)
+    if "saturation" in theta:  # eps_0 - y cancels at full saturation: keep what the subtraction below can resolve
+        theta["saturation"] = np.clip(theta["saturation"], 0.01, 0.99)
+    if "sharpness_1" in theta:  # (x / d)^(1 / f) overflows in the textbook form
+        theta |= {k: np.maximum(v, 0.2) for k, v in theta.items() if k.startswith("sharpness")}
+    y = frame.y_scale * prior.mean(theta, frame.x_to(x), frame)
+    left, right = TEXTBOOK[prior.law.name](x, y, expand(theta), expand(prior.derived(theta, frame)))
+    np.testing.assert_allclose(left, right, rtol=1e-7)
+
+
+@pytest.mark.parametrize("prior", SINGLE, ids=lambda p: p.name)
+def test_levels_are_what_their_names_say(prior: Prior) -> None:
+    theta = draws(prior)
+    frame = Frame(0.0, 1.0, 1.0, 0.02, 1.0, 10.0)
+    first, last = prior.mean(theta, np.array([0.02, 1.0]), frame).T
+    np.testing.assert_allclose(first, theta["y_first"], rtol=1e-8)
+    np.testing.assert_allclose(last, theta["y_first"] * theta["y_ratio"], rtol=1e-8)
+
+
+def test_m4_solve_leaves_no_residual() -> None:
+    u = solve_logit(get_namespace("numpy"), ALPHA, LOG_F)
+    assert np.max(np.abs(ALPHA * np.logaddexp(0, u) - np.logaddexp(0, -u) - LOG_F)) <= 1e-10
+
+
+def finite_difference(of: str) -> np.ndarray:
+    xp = get_namespace("numpy")
+    if of == "alpha":
+        h = 1e-6 * ALPHA
+        return np.asarray((solve_logit(xp, ALPHA + h, LOG_F) - solve_logit(xp, ALPHA - h, LOG_F)) / (2 * h))
+    d = 1e-5
+    return np.asarray((solve_logit(xp, ALPHA, LOG_F + d) - solve_logit(xp, ALPHA, LOG_F - d)) / (2 * d))
+
+
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_m4_solve_gradients(library: str) -> None:
+    xp = get_namespace(library)
+    if library == "jax":
+        with double_precision():
+            gradients: Any = jax.grad(lambda a, f: solve_logit(xp, a, f).sum(), (0, 1))(ALPHA, LOG_F)
+    else:
+        inputs = [torch.tensor(v, requires_grad=True) for v in (ALPHA, LOG_F)]
+        gradients = torch.autograd.grad(solve_logit(xp, inputs[0], inputs[1]).sum(), inputs)
+    for gradient, of in zip(gradients, ("alpha", "log_f"), strict=True):
+        expected = finite_difference(of)
+        assert np.max(np.abs(np.asarray(gradient) - expected) / (1 + np.abs(expected))) <= 1e-6
+
+
+@pytest.mark.parametrize("library", ["numpy", "jax", "torch"])
+def test_betainc_symmetric(library: str) -> None:
+    b, x = np.meshgrid(np.linspace(0.5, 3, 26), np.linspace(0, 1, 101))
+    expected = special.betainc(b, b, x)
+    xp = get_namespace(library)
+    with double_precision():
+        found = xp.betainc_symmetric(xp.asarray(b), xp.asarray(x))
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-10)
+
+
+def nsl_of(family: int) -> Prior:
+    return NSL.replace(family=Distribution("Categorical", probs=tuple(float(k == family) for k in range(3))))
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_nsl_falls(family: int) -> None:
+    mean = nsl_of(family).sample(100, np.linspace(0.01, 1, 100))["mean"].values
+    assert np.all(np.diff(mean) <= 1e-12)
+
+
+def test_nsl_rises_in_the_middle() -> None:
+    theta = draws(nsl_of(2), 200)
+    xp = get_namespace("numpy")
+    count = expand({"n": NSL.law.break_count(xp, theta)})["n"]  # type: ignore[attr-defined]
+    begin, end, _ = NSL.law._breaks(xp, expand(theta), count)  # type: ignore[attr-defined]
+    share = np.linspace(0, 1, 50)
+    rise = np.diff(NSL.mean(theta, begin + (end - begin) * share * (1 - 1e-9), frame_of(NSL)))
+    assert np.all(rise >= -1e-12)
+    assert np.all(rise.sum(1) > 0)
+    before = NSL.mean(theta, 0.01 + (begin - 0.01) * share * (1 - 1e-9), frame_of(NSL))
+    after = NSL.mean(theta, end + (1 - end) * share, frame_of(NSL))
+    assert np.all(np.diff(before) <= 1e-12)
+    assert np.all(np.diff(after) <= 1e-12)
+    assert np.all(after <= theta["y_start"][:, None] * (1 + 1e-5))
+
+
+@pytest.mark.parametrize("family", [1, 2])
+def test_nsl_joins_are_continuous(family: int) -> None:
+    theta = draws(nsl_of(family), 200)
+    xp = get_namespace("numpy")
+    count = expand({"n": NSL.law.break_count(xp, theta)})["n"]  # type: ignore[attr-defined]
+    for position in NSL.law._breaks(xp, expand(theta), count):  # type: ignore[attr-defined]
+        sides = NSL.mean(theta, np.concatenate([position * (1 - 1e-12), position], -1), frame_of(NSL))
+        np.testing.assert_allclose(sides[:, 0], sides[:, 1], rtol=1e-6)

@@ -1,0 +1,86 @@
+"""Observation noise: NumPy's formulas against NumPyro, torch and quadrature."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate
+
+from hybrid.models.errors import UnknownNameError
+from hybrid.models.noise import NOISES, Noise, get_noise
+from hybrid.models.prior import double_precision
+
+F = np.array([0.05, 0.4, 1.0, 2.5])
+SIGMA = np.array([0.02, 0.1, 0.3, 0.8])
+LEVELS = np.array([1e-6, 0.01, 0.25, 0.5, 0.75, 0.99, 1 - 1e-6])
+GRID_F, GRID_SIGMA = (a.ravel() for a in np.meshgrid(F, SIGMA))
+THETA = {"sigma": GRID_SIGMA}
+pytestmark = pytest.mark.parametrize("noise", NOISES.values(), ids=lambda n: n.name)
+
+
+def quantiles(noise: Noise) -> np.ndarray:
+    """Shape (level, case)."""
+    return np.asarray(noise.icdf(LEVELS[:, None], GRID_F, THETA))
+
+
+def test_log_prob_agrees(noise: Noise) -> None:
+    y = quantiles(noise)
+    expected = noise.log_prob(y, GRID_F, THETA)
+    with double_precision():
+        np.testing.assert_allclose(np.asarray(noise.numpyro(GRID_F, THETA).log_prob(y)), expected, rtol=1e-8, atol=1e-8)
+    on_torch = noise.torch(torch.as_tensor(GRID_F), {"sigma": torch.as_tensor(GRID_SIGMA)})
+    np.testing.assert_allclose(on_torch.log_prob(torch.as_tensor(y)).numpy(), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_icdf_inverts_cdf(noise: Noise) -> None:
+    np.testing.assert_allclose(noise.cdf(quantiles(noise), GRID_F, THETA), np.broadcast_to(LEVELS[:, None], (7, 16)), rtol=1e-6)
+
+
+def test_density_is_the_slope_of_the_cdf(noise: Noise) -> None:
+    y = quantiles(noise)[1:-1]
+    h = 1e-5 * np.maximum(np.abs(y), 1e-3 * GRID_SIGMA)
+    slope = (noise.cdf(y + h, GRID_F, THETA) - noise.cdf(y - h, GRID_F, THETA)) / (2 * h)
+    np.testing.assert_allclose(slope, np.exp(noise.log_prob(y, GRID_F, THETA)), rtol=1e-4)
+
+
+def test_moments_agree_with_quadrature(noise: Noise) -> None:
+    mean, variance = noise.moments(GRID_F, THETA)
+    for k, (f, sigma) in enumerate(zip(GRID_F, GRID_SIGMA, strict=True)):
+        theta = {"sigma": sigma}
+
+        def density(y: float, f: float = f, theta: dict[str, float] = theta) -> float:
+            return float(np.exp(noise.log_prob(np.asarray(y), f, theta)))
+
+        low, middle, high = (float(noise.icdf(np.asarray(p), f, theta)) for p in (1e-13, 0.5, 1 - 1e-13))
+        total, first, second = (
+            sum(
+                integrate.quad(lambda y, j=j: y**j * density(y), *ends, limit=200)[0]
+                for ends in ((low, middle), (middle, high))
+            )
+            for j in range(3)
+        )
+        assert total == pytest.approx(1.0, abs=1e-7)
+        assert first == pytest.approx(mean[k], rel=1e-6)
+        assert second - first**2 == pytest.approx(variance[k], rel=1e-5)
+
+
+def test_samples_have_these_moments(noise: Noise) -> None:
+    torch.manual_seed(0)
+    drawn = noise.torch(torch.as_tensor(GRID_F), {"sigma": torch.as_tensor(GRID_SIGMA)}).sample((20_000,)).numpy()
+    mean, variance = noise.moments(GRID_F, THETA)
+    error = np.sqrt(variance / drawn.shape[0])
+    assert np.all(np.abs(drawn.mean(0) - mean) < 5 * error)
+    rank = noise.cdf(drawn, GRID_F, THETA)
+    assert np.all(np.abs(rank.mean(0) - 0.5) < 5 / np.sqrt(12 * drawn.shape[0]))
+    if noise.name != "normal":
+        assert np.all(drawn > 0)
+
+
+def test_positive_noise_gives_no_mass_to_negative_y(noise: Noise) -> None:
+    below = noise.cdf(np.asarray(-0.1), 0.05, {"sigma": np.asarray(0.5)})
+    assert (below > 0) == (noise.name == "normal")
+
+
+def test_found_by_name(noise: Noise) -> None:
+    assert get_noise(noise.name) is noise
+    with pytest.raises(UnknownNameError, match=noise.name):
+        get_noise("poisson")

@@ -1,0 +1,53 @@
+"""The released sampler of NSL-PFN: what its rejection promises, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from hybrid.models.distributions import Distribution
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
+from hybrid.models.nslpfn import PRIOR
+
+X = np.linspace(0.01, 1, 60)
+
+
+def test_curves_keep_what_the_rejection_promises() -> None:
+    data = PRIOR.sample(500, X, seed=1)
+    y, mean = data["y"].values, data["mean"].values
+    assert np.all(np.isfinite(y))
+    assert np.all(y >= 0)
+    assert np.all((mean[:, 0] > 0.2 - 1e-9) & (mean[:, 0] < 1.2 + 1e-9))
+    rising = data["family"].values == 2
+    assert np.all(y[rising] <= y[rising, :1])
+    assert np.all(np.diff(mean[data["family"].values == 0]) <= 1e-12)
+
+
+def test_families_come_in_the_stated_shares() -> None:
+    family = PRIOR.sample(2000, X, seed=2)["family"].values
+    shares = np.bincount(family, minlength=3) / family.size
+    assert np.all(np.abs(shares - [0.7, 0.2, 0.1]) < 5 * np.sqrt(0.25 / family.size))
+
+
+def test_seed_fixes_the_draws() -> None:
+    one, same, other = (PRIOR.sample(30, X, seed=s) for s in (1, 1, 2))
+    assert one.equals(same)
+    assert not np.allclose(one["y"], other["y"])
+
+
+def test_has_no_density() -> None:
+    assert not PRIOR.has_density
+    with pytest.raises(EngineUnavailableError, match="'nsl'"):
+        PRIOR.log_density({}, X, X)
+
+
+def test_only_its_noise_can_be_replaced() -> None:
+    quiet = PRIOR.replace(sigma={"loc": -7.0})
+    assert quiet.fingerprint != PRIOR.fingerprint
+    assert np.median(quiet.sample(200, X)["sigma"]) < np.median(PRIOR.sample(200, X)["sigma"])
+    for change in ({"alpha": {"loc": 1.0}}, {}, {"sigma": Distribution("HalfNormal", scale=1.0)}):
+        with pytest.raises(InvalidArgumentError):
+            PRIOR.replace(**change)
+
+
+def test_needs_ten_positions() -> None:
+    with pytest.raises(InvalidArgumentError, match="10 positions"):
+        PRIOR.sample(5, np.linspace(0.01, 1, 9))

@@ -1,0 +1,183 @@
+"""Plots: scales, bands, points, labels and headers."""
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection, PolyCollection
+
+from hybrid.curve import Curve
+from hybrid.models.engine import EngineResult
+from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.registry import get_prior
+from hybrid.plotting import plot_compare, plot_fit
+from hybrid.result import Fit
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def make_fit(
+    x: np.ndarray, y_ratio: float = 0.3, engine: str = "nuts", status: str = "ok", draws: int = 50, holdout: int = 0
+) -> Fit:
+    """A fit of power laws with an asymptote whose draws are made up, around the curve that they fit."""
+    rng = np.random.default_rng(0)
+    posterior = {
+        "y_first": np.exp(0.01 * rng.normal(size=(1, draws))),
+        "y_ratio": y_ratio * np.exp(0.02 * rng.normal(size=(1, draws))),
+        "floor": np.clip(0.4 + 0.1 * rng.normal(size=(1, draws)), 0.05, 0.9),
+        "sigma": np.full((1, draws), 0.02),
+    }
+    slope = np.log(y_ratio) / np.log(x[-1] / x[0])
+    curve = Curve(x, 3.0 * (x / x[0]) ** slope, x_label="training FLOPs", y_label="loss", name="made up").hold_out(holdout)
+    result = EngineResult(posterior, status="ok" if status == "ok" else "needs_review", reasons=())
+    prior = get_prior("m2")
+    return Fit(curve, prior, engine, 10.0 * float(curve.x[-1]), 3.0, 0, result)  # type: ignore[arg-type]
+
+
+def bands(ax: Axes) -> list[PolyCollection]:
+    return [c for c in ax.collections if isinstance(c, PolyCollection)]
+
+
+def labels(ax: Axes) -> list[str]:
+    legend = ax.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_plot_shows_what_it_names() -> None:
+    ax = plot_fit(make_fit(np.geomspace(1e18, 1e22, 9), holdout=2))
+    assert ax.get_xlabel() == "training FLOPs"
+    assert ax.get_ylabel() == "loss"
+    assert labels(ax) == ["context", "held out", "median", "50 % interval", "90 % interval"]
+    assert ax.get_title(loc="left") == "made up: prior m2, engine nuts, ok"
+    assert len(bands(ax)) == 2
+    points = [c for c in ax.collections if isinstance(c, PathCollection)]
+    assert [len(np.asarray(c.get_offsets())) for c in points] == [7, 2]
+    assert {t.get_text() for t in ax.texts} == {"observed", "forecast"}
+
+
+def test_bands_are_nested_and_reach_the_horizon() -> None:
+    fit = make_fit(np.geomspace(1e18, 1e22, 9))
+    narrow, wide = (np.asarray(band.get_paths()[0].vertices) for band in bands(plot_fit(fit)))
+    assert wide[:, 0].max() == narrow[:, 0].max() == fit.horizon
+    assert wide[:, 1].max() > narrow[:, 1].max()
+    assert wide[:, 1].min() < narrow[:, 1].min()
+    expected = fit.predict(fit.horizon, levels=[0.05, 0.95])["quantiles"].to_numpy()[:, 0]
+    at_horizon = wide[wide[:, 0] == fit.horizon, 1]
+    np.testing.assert_allclose([at_horizon.min(), at_horizon.max()], expected)
+
+
+def test_x_max_ends_the_plot_and_drops_later_points() -> None:
+    fit = make_fit(np.geomspace(1e18, 1e22, 9), holdout=2)
+    ax = plot_fit(fit, x_max=float(fit.curve.x[-1]))
+    assert "held out" not in labels(ax)
+    assert np.asarray(bands(ax)[0].get_paths()[0].vertices)[:, 0].max() == fit.curve.x[-1]
+
+
+@pytest.mark.parametrize(
+    ("x", "y_ratio", "scales"),
+    [
+        (np.geomspace(1e18, 1e22, 9), 0.1, ("log", "log")),
+        (np.geomspace(1e18, 1e22, 9), 0.8, ("log", "linear")),
+        (np.linspace(10.0, 15.0, 9), 0.8, ("linear", "linear")),
+        (np.linspace(10.0, 15.0, 9), 0.1, ("linear", "log")),
+    ],
+)
+def test_scales_follow_the_spans(x: np.ndarray, y_ratio: float, scales: tuple[str, str]) -> None:
+    ax = plot_fit(make_fit(x, y_ratio), x_max=float(1.2 * x[-1]))
+    assert (ax.get_xscale(), ax.get_yscale()) == scales
+    assert ax.figure.get_axes() == [ax]
+
+
+def test_every_point_is_in_view() -> None:
+    fit = make_fit(np.geomspace(1e18, 1e22, 9), holdout=2)
+    ax = plot_fit(fit)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert fit.curve.x_target is not None
+    assert fit.curve.y_target is not None
+    x, y = np.append(fit.curve.x, fit.curve.x_target), np.append(fit.curve.y, fit.curve.y_target)
+    assert np.all((left < x) & (x < right) & (bottom < y) & (y < top))
+
+
+def test_legend_lies_outside_the_axes() -> None:
+    for width in (3.5, 7.0):
+        figure, ax = plt.subplots(figsize=(width, 4.0), layout="constrained")
+        plot_fit(make_fit(np.geomspace(1e18, 1e22, 9), holdout=2), ax)
+        figure.canvas.draw()
+        legend = ax.get_legend()
+        assert legend is not None
+        assert legend.get_window_extent().y0 >= ax.get_window_extent().y1 - 1.0
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_needs_review_and_point_estimates_say_so() -> None:
+    ax = plot_fit(make_fit(np.geomspace(1e18, 1e22, 9), engine="least_squares", status="needs_review", draws=1))
+    assert ax.get_title(loc="left").endswith("engine least_squares, needs review")
+    assert "90 % noise interval" in labels(ax)
+
+
+def test_plots_on_given_axes_with_other_levels() -> None:
+    _, ax = plt.subplots()
+    assert plot_fit(make_fit(np.geomspace(1.0, 100.0, 5)), ax, levels=(0.8,)) is ax
+    assert labels(ax)[-1] == "80 % interval"
+    assert len(bands(ax)) == 1
+
+
+def test_compare_overlays_engines() -> None:
+    x = np.geomspace(1e18, 1e22, 9)
+    fits = [make_fit(x, holdout=2), make_fit(x, engine="least_squares", status="needs_review", draws=1, holdout=2)]
+    ax = plot_compare(fits)
+    assert labels(ax) == [
+        "context",
+        "held out",
+        "nuts: median, 90 % interval",
+        "least_squares: median, 90 % noise interval",
+    ]
+    assert ax.get_title(loc="left") == "made up: prior m2, least_squares needs review"
+    assert len(bands(ax)) == 2
+
+
+@pytest.mark.parametrize("levels", [(), (0.0,), (1.0,), (0.5, 1.5), (float("nan"),)])
+def test_bad_levels_are_refused(levels: tuple[float, ...]) -> None:
+    with pytest.raises(InvalidArgumentError, match="levels"):
+        plot_fit(make_fit(np.geomspace(1.0, 100.0, 5)), levels=levels)
+
+
+@pytest.mark.parametrize("x_max", [0.5, -1.0, float("inf"), float("nan")])
+def test_bad_x_max_is_refused(x_max: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="x_max"):
+        plot_fit(make_fit(np.geomspace(1.0, 100.0, 5)), x_max=x_max)
+
+
+def test_compare_refuses_what_it_cannot_overlay() -> None:
+    fit = make_fit(np.geomspace(1.0, 100.0, 5))
+    with pytest.raises(InvalidArgumentError, match="same curve"):
+        plot_compare([fit, make_fit(np.geomspace(1.0, 200.0, 5))])
+    for fits in ([], [fit] * 5):
+        with pytest.raises(InvalidArgumentError, match="1 to 4"):
+            plot_compare(fits)
+
+
+def test_held_out_points_beyond_the_horizon_show() -> None:
+    fit = make_fit(np.geomspace(1e18, 1e22, 9), holdout=3)
+    assert fit.curve.x_target is not None
+    assert fit.horizon < fit.curve.x_target[-1]
+    ax = plot_fit(fit)
+    assert ax.get_xlim()[1] > fit.curve.x_target[-1]
+    assert np.asarray(bands(ax)[0].get_paths()[0].vertices)[:, 0].max() == fit.horizon
+
+
+def test_long_titles_take_two_lines() -> None:
+    _, axes = plt.subplots(1, 2, figsize=(8.0, 4.0), layout="constrained")
+    fit = make_fit(np.geomspace(1e18, 1e22, 9), status="needs_review")
+    assert plot_fit(fit, axes[0]).get_title(loc="left") == "made up\nprior m2, engine nuts, needs review"
