@@ -40,7 +40,11 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	@for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@mkdir -p out
+	$(BIN)/python benchmarks/nuts.py --prior m4 --first
+	$(BIN)/python benchmarks/nuts.py --prior bnsl
+	$(BIN)/python benchmarks/least_squares.py
+	$(BIN)/python benchmarks/prior_check.py --plot out/prior_check.png
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

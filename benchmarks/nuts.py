@@ -33,7 +33,7 @@ def problems(prior: AbstractPrior, n: int, seed: int) -> list[Problem]:
 
 
 def first_fit(prior: str) -> None:
-    """Time `hybrid fit` on a shipped example in fresh processes, first with an empty compilation cache, then with a warm one."""
+    """Time `hybrid fit` on a shipped example in fresh processes: compilation cache empty, then warm."""
     with tempfile.TemporaryDirectory() as folder:
         for state in ("cold", "warm"):
             start = time.perf_counter()
@@ -56,9 +56,7 @@ def main() -> None:
     prior = get_prior(arguments.prior)
     run_nuts(prior, problems(prior, 8 * arguments.workers, arguments.seed + 1000), workers=arguments.workers)
     start = time.perf_counter()
-    results = run_nuts(
-        prior, problems(prior, arguments.curves, arguments.seed), workers=arguments.workers, progress=True
-    )
+    results = run_nuts(prior, problems(prior, arguments.curves, arguments.seed), workers=arguments.workers, progress=True)
     seconds = (time.perf_counter() - start) / arguments.curves
 
     info = [r.info for r in results]

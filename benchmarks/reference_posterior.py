@@ -8,7 +8,6 @@ R-hat < 1.01 for every parameter.
 
 import argparse
 import json
-import os
 import pathlib
 
 import jax
@@ -80,7 +79,7 @@ def main() -> None:
         path = arguments.out / f"{name}.json"
         temporary = path.with_suffix(".tmp")
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
         print(f"wrote {path}")
 
 

@@ -113,12 +113,12 @@ def bnsl_prior(breaks: int) -> Prior:
             ),
             Parameter(
                 f"slope_change_{i}",
-                Distribution("Normal", loc=0.0, scale=0.7),
+                Distribution("Normal", loc=0.0, scale=1.0),
                 f"c_{i}, the change of log-log slope at break {i}",
             ),
             Parameter(
                 f"sharpness_{i}",
-                Distribution("LogNormal", loc=-1.0, scale=0.8),
+                Distribution("LogNormal", loc=-1.0, scale=1.0),
                 f"f_{i} - {SHARPEST}, the width of break {i} in nats of x",
             ),
         ]

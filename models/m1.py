@@ -16,7 +16,7 @@ Y_FIRST = Parameter(
 Y_RATIO = Parameter(
     "y_ratio", Distribution("Uniform", low=0.0, high=1.0), "level at the last context x over the level at the left anchor"
 )
-SIGMA = Parameter("sigma", Distribution("LogNormal", loc=-4.6, scale=1.2), "standard deviation of the noise of log y")
+SIGMA = Parameter("sigma", Distribution("LogNormal", loc=-4.5, scale=1.5), "standard deviation of the noise of log y")
 
 
 class M1(Law):

@@ -108,7 +108,7 @@ PRIOR = Prior(
             Distribution("Uniform", low=0.0, high=1.0),
             "how near the start is to the upper plateau: (y_first - epsilon_inf) / (epsilon_0 - epsilon_inf)",
         ),
-        Parameter("alpha", Distribution("LogNormal", loc=-1.2, scale=0.9), "sharpness of the upper plateau"),
+        Parameter("alpha", Distribution("LogNormal", loc=-1.0, scale=1.3), "sharpness of the upper plateau"),
         SIGMA,
     ),
 )

@@ -34,8 +34,6 @@ from hybrid.models.unconstrained import Points, Unconstrained
 
 Array = Any
 BUCKETS = (8, 16, 24, 40, 64, 96, 160, 256, 400, 640, 1024)
-MAX_TREE_DEPTH = 6
-TARGET_ACCEPT = 0.9
 MAX_DIVERGENT_SHARE = 0.02
 
 
@@ -55,8 +53,12 @@ class NutsSettings:
         Differential-evolution and independence proposals after every NUTS transition.
     cloud
         Number of posterior points that shape the proposals.
+    max_tree_depth, target_accept
+        As in NumPyro's NUTS. Trees are kept short: the jumps do what long ones are for.
     rounds
         How many times the chains are run on while they have not converged.
+    attempts
+        1, or 2 to start again with `stronger` settings where the first attempt failed.
     """
 
     chains: int = 4
@@ -64,12 +66,27 @@ class NutsSettings:
     draws: int = 300
     particles: int = 500
     walks: int = 20
-    jumps: int = 6
+    jumps: int = 8
     cloud: int = 500
-    rounds: int = 2
+    max_tree_depth: int = 6
+    target_accept: float = 0.9
+    rounds: int = 3
+    attempts: int = 2
 
     def __post_init__(self) -> None:
-        low = {"chains": 4, "warmup": 50, "draws": 50, "particles": 200, "walks": 1, "jumps": 1, "cloud": 100, "rounds": 1}
+        if not 0.0 < self.target_accept < 1.0:
+            raise InvalidArgumentError(f"target_accept must lie between 0 and 1, got {self.target_accept!r}")
+        low = {
+            "chains": 4,
+            "warmup": 50,
+            "draws": 50,
+            "particles": 200,
+            "walks": 1,
+            "jumps": 1,
+            "cloud": 100,
+            "max_tree_depth": 1,
+            "rounds": 1,
+        }
         for name, least in low.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -81,10 +98,10 @@ class NutsSettings:
             self,
             warmup=2 * self.warmup,
             draws=2 * self.draws,
-            particles=4 * self.particles,
+            particles=3 * self.particles,
             walks=2 * self.walks,
-            jumps=2 * self.jumps,
             cloud=2 * self.cloud,
+            target_accept=0.5 + 0.5 * self.target_accept,
         )
 
 
@@ -154,8 +171,8 @@ def _programs(prior: Prior, settings: NutsSettings) -> tuple[Callable[..., Any],
             num_warmup=settings.warmup,
             dense_mass=True,
             inverse_mass_matrix=jnp.cov(cloud_points.T).reshape(space.size, space.size) + 1e-10 * jnp.eye(space.size),
-            target_accept_prob=TARGET_ACCEPT,
-            max_tree_depth=MAX_TREE_DEPTH,
+            target_accept_prob=settings.target_accept,
+            max_tree_depth=settings.max_tree_depth,
             rng_key=key_nuts,
         )
 
@@ -288,7 +305,7 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int) -
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(problem.x.tobytes() + problem.y.tobytes()))
         first, second = jax.random.split(key)
         attempt, attempts = _attempt(prior, points, first, settings), 1
-        if not attempt.good:
+        if not attempt.good and settings.attempts > 1:
             settings, attempts = settings.stronger(), 2
             attempt = _attempt(prior, points, second, settings)
         draws = jax.tree.map(np.asarray, Unconstrained(prior).constrain(jnp.asarray(attempt.z), points.frame))

@@ -159,7 +159,7 @@ def test_replace() -> None:
     prior = get_prior("m4")
     narrow = prior.replace(sigma={"loc": -6.0}, alpha=Distribution("HalfNormal", scale=0.3))
     found = {p.name: p.distribution for p in narrow.parameters}
-    assert found["sigma"] == Distribution("LogNormal", loc=-6.0, scale=1.2)
+    assert found["sigma"] == Distribution("LogNormal", loc=-6.0, scale=1.5)
     assert found["alpha"] == Distribution("HalfNormal", scale=0.3)
     assert narrow != prior
     assert get_prior("m4").fingerprint == prior.fingerprint
