@@ -27,8 +27,8 @@ _RUNNERS = {
     "least_squares": ("hybrid.models.least_squares", "run_least_squares"),
 }
 _PACKAGES = {
-    "nuts": ("hybrid-scaling-laws", "numpy", "scipy", "xarray", "jax", "numpyro", "blackjax"),
-    "least_squares": ("hybrid-scaling-laws", "numpy", "scipy", "xarray", "jax", "optimistix"),
+    "nuts": ("hybrid-scaling-laws", "numpy", "scipy", "xarray", "jax", "numpyro"),
+    "least_squares": ("hybrid-scaling-laws", "numpy", "scipy", "xarray", "jax"),
 }
 
 

@@ -64,9 +64,9 @@ class LogNormalNoise(Noise):
         return torch.distributions.LogNormal(torch.log(f), theta["sigma"], validate_args=False)
 
     def log_prob(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
-        sigma = theta["sigma"]
-        z = (np.log(y) - np.log(f)) / sigma
-        return -0.5 * z * z - np.log(sigma) - np.log(y) - _LOG_SQRT_2PI
+        sigma, positive = theta["sigma"], np.where(np.asarray(y) > 0, y, 1.0)
+        z = (np.log(positive) - np.log(f)) / sigma
+        return np.where(np.asarray(y) > 0, -0.5 * z * z - np.log(sigma) - np.log(positive) - _LOG_SQRT_2PI, -np.inf)
 
     def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
         with np.errstate(divide="ignore"):

@@ -76,7 +76,7 @@ def _curves(rng: np.random.Generator, x: Array, cutoff: Array, family: Array) ->
     count = np.where(family == 2, 2, rng.integers(1, 3, n))
     down = _break_positions(rng, cutoff, count, last_before_cutoff=True)
     up = _break_positions(rng, cutoff, count, last_before_cutoff=False)
-    breaks = np.where((family == 2)[:, None], up, down)
+    breaks: np.ndarray = np.where((family == 2)[:, None], up, down)
     starts = [_start_index(x, breaks[:, k]) for k in range(2)]
     starts[1] = np.where((count == 2) | (family == 2), starts[1], n_x)
     falls = [_fall(rng, x, n) for _ in range(3)]

@@ -118,7 +118,7 @@ def use_compilation_cache() -> None:
 
     The folder is $HYBRID_CACHE_DIR, else ~/.cache/hybrid (or $XDG_CACHE_HOME/hybrid).
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         folder = pathlib.Path(os.environ.get("HYBRID_CACHE_DIR") or root / "hybrid")
         jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))

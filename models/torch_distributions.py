@@ -33,7 +33,8 @@ class PositiveNormal(torch.distributions.Distribution):
         mass = torch.special.ndtr(self.loc / self.scale)
         tiny = torch.finfo(self.loc.dtype).tiny
         y = self.loc - self.scale * torch.special.ndtri((uniform * mass).clamp(min=tiny))
-        return y.clamp(min=tiny)
+        positive: torch.Tensor = y.clamp(min=tiny)
+        return positive
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """log density; -inf where value <= 0."""
