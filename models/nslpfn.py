@@ -76,9 +76,9 @@ def _curves(rng: np.random.Generator, x: Array, cutoff: Array, family: Array) ->
     count = np.where(family == 2, 2, rng.integers(1, 3, n))
     down = _break_positions(rng, cutoff, count, last_before_cutoff=True)
     up = _break_positions(rng, cutoff, count, last_before_cutoff=False)
-    breaks: np.ndarray = np.where((family == 2)[:, None], up, down)
-    starts = [_start_index(x, breaks[:, k]) for k in range(2)]
-    starts[1] = np.where((count == 2) | (family == 2), starts[1], n_x)
+    breaks: Array = np.where((family == 2)[:, None], up, down)
+    first, second = (_start_index(x, breaks[:, k]) for k in range(2))
+    starts = [first, np.where((count == 2) | (family == 2), second, n_x)]
     falls = [_fall(rng, x, n) for _ in range(3)]
     rows = np.arange(n)
     begin, end = x[rows, starts[0] - 1], x[rows, np.clip(starts[1], 1, n_x) - 1]

@@ -4,6 +4,9 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+# The cores are taken by the processes; threads inside them would only get in each other's way.
+_ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+
 
 def run_tasks(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, Any]]:
     """Call the function once per tuple of arguments and yield (index, result) as they finish.
@@ -25,7 +28,7 @@ def run_tasks(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], wo
             yield index, function(*arguments)
         return
     loky = importlib.import_module("loky")
-    executor = loky.get_reusable_executor(max_workers=min(workers, len(calls)), timeout=60)
+    executor = loky.get_reusable_executor(max_workers=min(workers, len(calls)), timeout=60, env=_ONE_THREAD)
     futures = {executor.submit(function, *arguments): index for index, arguments in enumerate(calls)}
     try:
         for future in importlib.import_module("concurrent.futures").as_completed(futures):
