@@ -33,6 +33,7 @@ from hybrid.models.tempered_smc import tempered_smc
 from hybrid.models.unconstrained import Points, Unconstrained
 
 Array = Any
+Report = Callable[[str], object]  # called with what a fit is doing, for a progress bar
 BUCKETS = (8, 16, 24, 40, 64, 96, 160, 256, 400, 640, 1024)
 MAX_DIVERGENT_SHARE = 0.02
 
@@ -103,6 +104,10 @@ class NutsSettings:
             cloud=2 * self.cloud,
             target_accept=0.5 + 0.5 * self.target_accept,
         )
+
+
+def _silent(text: str) -> None:
+    del text
 
 
 def bucket(n: int) -> int:
@@ -270,12 +275,15 @@ class _Attempt:
         return self.health.good and self.divergent_share <= MAX_DIVERGENT_SHARE
 
 
-def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings) -> _Attempt:
+def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, report: Report) -> _Attempt:
     """Start the chains by SMC and run them for as many rounds as they need, or may."""
     smc, chain = _programs(prior, settings)
     names = tuple(p.name for p in prior.parameters)
     keys = jax.random.split(key, (settings.rounds + 1, settings.chains))
-    particles = [np.asarray(smc(k, points)) for k in keys[0]]
+    particles = []
+    for number, k in enumerate(keys[0], 1):
+        report(f"start {number}/{settings.chains}")
+        particles.append(np.asarray(smc(k, points)))
     cloud = _spread(np.concatenate(particles), settings.cloud)
     starts = [p[0] for p in particles]
 
@@ -283,9 +291,10 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings) -
     stats: list[dict[str, Array]] = []
     first, health = 0, _Health(np.inf, 0.0, 0.0, names[0])
     for index in range(settings.rounds):
-        results = [
-            jax.tree.map(np.asarray, chain(k, points, cloud, start)) for k, start in zip(keys[index + 1], starts, strict=True)
-        ]
+        results = []
+        for number, (k, start) in enumerate(zip(keys[index + 1], starts, strict=True), 1):
+            report(f"round {index + 1}, chain {number}/{settings.chains}")
+            results.append(jax.tree.map(np.asarray, chain(k, points, cloud, start)))
         rounds.append(np.stack([z for z, _ in results]))
         stats.append({k: np.stack([s[k] for _, s in results]) for k in results[0][1]})
         first, health = _best_suffix(names, rounds)
@@ -298,23 +307,25 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings) -
     return _Attempt(np.concatenate(rounds[first:], 1), kept, health, len(rounds))
 
 
-def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int) -> EngineResult:
+def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, report: Report) -> EngineResult:
     with double_precision():
         points = pad(problem, bucket(problem.x.size))
         # Each curve has its own stream, whatever its place in a batch.
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(problem.x.tobytes() + problem.y.tobytes()))
         first, second = jax.random.split(key)
-        attempt, attempts = _attempt(prior, points, first, settings), 1
+        attempt, attempts = _attempt(prior, points, first, settings, report), 1
         if not attempt.good and settings.attempts > 1:
             settings, attempts = settings.stronger(), 2
-            attempt = _attempt(prior, points, second, settings)
+            attempt = _attempt(prior, points, second, settings, report)
         draws = jax.tree.map(np.asarray, Unconstrained(prior).constrain(jnp.asarray(attempt.z), points.frame))
     return _verdict(draws, attempt, attempts, settings)
 
 
-def _sample_all(prior: Prior, problems: Sequence[Problem], settings: NutsSettings, seed: int) -> list[EngineResult]:
+def _sample_all(
+    prior: Prior, problems: Sequence[Problem], settings: NutsSettings, seed: int, report: Report = _silent
+) -> list[EngineResult]:
     use_compilation_cache()
-    return [_sample(prior, problem, settings, seed) for problem in problems]
+    return [_sample(prior, problem, settings, seed, report) for problem in problems]
 
 
 def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings) -> EngineResult:
@@ -397,8 +408,9 @@ def run_nuts(
     size = 1 if workers == 1 else max(1, min(8, len(problems) // (4 * workers)))
     tasks = [by_length[i : i + size] for i in range(0, len(by_length), size)]
     found: dict[int, EngineResult] = {}
-    calls = [(prior, [problems[i] for i in task], settings, seed) for task in tasks]
     with tqdm(total=len(problems), desc=f"NUTS {prior.name}", unit="curve", disable=not progress) as bar:
+        report = (bar.set_postfix_str,) if workers == 1 else ()
+        calls = [(prior, [problems[i] for i in task], settings, seed, *report) for task in tasks]
         for index, results in run_tasks(_sample_all, calls, workers):
             found.update(zip(tasks[index], results, strict=True))
             bar.update(len(results))

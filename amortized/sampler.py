@@ -1,0 +1,145 @@
+"""Curves for training, drawn straight from a shared prior: positions from a design, parameters and noise from the prior."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybrid.amortized.design import Design, DesignBatch, frames
+from hybrid.models.coordinates import Frame, Unit
+from hybrid.models.errors import EngineUnavailableError
+from hybrid.models.nslpfn import NslPfn
+from hybrid.models.prior import AbstractPrior, Prior, expand
+
+
+class CurveBatch(NamedTuple):
+    """A batch of curves in the prior's coordinates."""
+
+    x_context: Tensor  #: (B, N) in increasing order; the last context x where the mask is False
+    y_context: Tensor  #: (B, N); 1 where the mask is False
+    mask: Tensor  #: (B, N) True on the points of the context
+    x_target: Tensor  #: (B, M) in increasing order
+    y_target: Tensor  #: (B, M)
+    theta: dict[str, Tensor]  #: parameters by name, each (B,)
+    frame: Frame  #: fields (B, 1); y_scale is 1
+
+
+def _draw_shared(prior: Prior, x: Tensor, frame: Frame, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+    """Parameters and noisy curves at x (B, n) from a prior with a density."""
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    # torch's distributions draw from the global random state, which is put back afterwards.
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        theta = prior.draw_torch(x.shape[0], x.dtype, x.device)
+        mean = prior.mean(theta, x, frame)
+        return theta, prior.noise.torch(mean, expand(theta)).sample()
+
+
+def _draw_nslpfn(
+    prior: NslPfn, x: Tensor, hidden: Tensor, last: Tensor, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Family, noise scale and noisy curves at x (B, n) from the released sampler, which draws in NumPy at sorted positions.
+
+    It rejects a curve for any of its points and takes the two ends of a row for 0.01 and 1. So both ends join every row, and
+    positions that are `hidden` (B, n), mere padding, are replaced by uniform ones, as its own curves have: a short context
+    is one of which the network sees only some points.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    rng = np.random.default_rng(seed)
+    low = Unit.low
+    raw = np.clip(x.detach().cpu().double().numpy(), low, 1.0)
+    raw = np.where(hidden.cpu().numpy(), rng.uniform(low, 1.0, raw.shape), raw)
+    ends = np.broadcast_to([low, 1.0], (raw.shape[0], 2))
+    everywhere = np.concatenate([raw, ends], 1)
+    order = np.argsort(everywhere, 1, kind="stable")
+    ordered = np.take_along_axis(everywhere, order, 1)
+    size = np.sum(ordered <= last.cpu().double().numpy(), 1)
+    found, _, y = prior.simulate(ordered, np.minimum(size, ordered.shape[1] - 1), rng)
+    back = np.empty_like(y)
+    np.put_along_axis(back, order, y, 1)
+    theta = {name: torch.as_tensor(value, device=x.device) for name, value in found.items()}
+    theta["sigma"] = theta["sigma"].to(x.dtype)
+    return theta, torch.as_tensor(back[:, : x.shape[1]], dtype=x.dtype, device=x.device)
+
+
+def draw_curves(
+    prior: AbstractPrior, designs: DesignBatch, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> CurveBatch:
+    """Draw one curve for each design of a batch.
+
+    Parameters
+    ----------
+    prior
+        A `Prior`, or the simulator `nslpfn`.
+    designs
+        Positions in the raw scale, on the device of the generator, best in float64: they are turned into coordinates first
+        and into `dtype` afterwards.
+    generator
+        Source of the seed of the draws.
+    dtype
+        Of the result, and of the evaluation of the law.
+
+    Returns
+    -------
+    CurveBatch in the prior's coordinates.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If the prior is neither a `Prior` nor `nslpfn`.
+    """
+    exact = frames(designs, prior.coordinates)
+    width = designs.x_context.shape[1]
+    x = exact.x_to(torch.cat([designs.x_context, designs.x_target], 1)).to(dtype)
+    frame = Frame(*(field.to(dtype) for field in exact))
+    if isinstance(prior, Prior):
+        theta, y = _draw_shared(prior, x, frame, generator)
+    elif isinstance(prior, NslPfn):
+        hidden = torch.cat([~designs.mask, torch.zeros_like(designs.x_target, dtype=torch.bool)], 1)
+        theta, y = _draw_nslpfn(prior, x, hidden, frame.last, generator)
+    else:
+        raise EngineUnavailableError(f"curves for training come from a Prior or from 'nslpfn', not from {type(prior).__name__}")
+    y_context = torch.where(designs.mask, y[:, :width], 1.0)
+    return CurveBatch(x[:, :width], y_context, designs.mask, x[:, width:], y[:, width:], theta, frame)
+
+
+def sample_curves(
+    prior: AbstractPrior,
+    batch: int,
+    design: Design,
+    generator: torch.Generator | int,
+    device: Any = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> CurveBatch:
+    """Draw a batch of curves: their positions from the design, all else from the prior.
+
+    Parameters
+    ----------
+    prior
+        A `Prior`, or the simulator `nslpfn`.
+    batch
+        Number of curves B.
+    design
+        The distribution of the positions.
+    generator
+        A generator on `device`, which this call advances, or a seed.
+    device
+        Where the curves are drawn and returned. The same seed gives other curves on another kind of device.
+    dtype
+        Of the result.
+
+    Returns
+    -------
+    CurveBatch in the prior's coordinates, with N the largest context of the batch and M = `design.targets`.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If batch < 1.
+    EngineUnavailableError
+        If the prior is neither a `Prior` nor `nslpfn`.
+    """
+    if isinstance(generator, int):
+        generator = torch.Generator(device).manual_seed(generator)
+    return draw_curves(prior, design.sample(batch, generator), generator, dtype)
