@@ -1,11 +1,14 @@
 """Exact inference by NumPyro's NUTS, started by tempered SMC and helped across modes by independence jumps.
 
+One iteration is a NUTS transition (Hoffman and Gelman 2014, JMLR 15), a few differential-evolution steps (ter Braak and Vrugt
+2008, Statistics and Computing 18) and a few independence proposals from a cloud of posterior points, each with its
+Metropolis-Hastings rule, so that every part leaves the posterior invariant.
+
 A plain NUTS chain cannot move between the modes that scaling laws really have (a break inside or beyond the context, an
-asymptote or a slow power law). So each chain begins at a particle of its own tempered SMC run from the prior, and after every
-NUTS transition it is offered jumps from a cloud of posterior points, by Metropolis-Hastings. Both kernels leave the posterior
-invariant; the jumps let R-hat compare chains that could have met. While R-hat, bulk or tail ESS miss their thresholds, the
-chains run on with a cloud made of their own draws; then everything is tried again with several times the effort; and where
-that is not enough the result says so.
+asymptote or a slow power law). So each chain begins at a particle of its own tempered SMC run from the prior, and the cloud,
+pooled from all runs, lets it jump: R-hat then compares chains that could have met. While R-hat, bulk or tail ESS miss their
+thresholds, the chains run on with a cloud made of their own draws; the earliest rounds are dropped if the later ones pass
+without them. Then everything is tried again with several times the effort; and where that is not enough the result says so.
 """
 
 import dataclasses
@@ -59,7 +62,7 @@ class NutsSettings:
     rounds
         How many times the chains are run on while they have not converged.
     attempts
-        1, or 2 to start again with `stronger` settings where the first attempt failed.
+        1, or more to start again once with `stronger` settings where the first attempt failed.
     """
 
     chains: int = 4
@@ -87,6 +90,7 @@ class NutsSettings:
             "cloud": 100,
             "max_tree_depth": 1,
             "rounds": 1,
+            "attempts": 1,
         }
         for name, least in low.items():
             value = getattr(self, name)

@@ -222,7 +222,9 @@ def test_priors_without_a_continuous_density_are_refused(name):
         run_nuts(get_prior(name), [])
 
 
-@pytest.mark.parametrize("options", [{"draws": 3}, {"chains": 2}, {"drows": 100}, {"target_accept": 1.5}, {"workers": 0}])
+@pytest.mark.parametrize(
+    "options", [{"draws": 3}, {"chains": 2}, {"drows": 100}, {"target_accept": 1.5}, {"workers": 0}, {"attempts": 0}]
+)
 def test_bad_options(options):
     x = np.geomspace(0.1, 1, 5)
     with pytest.raises(InvalidArgumentError):
