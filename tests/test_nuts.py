@@ -256,3 +256,31 @@ def test_most_prior_curves_converge(name):
     curves = [problem(x, y) for y in prior.sample(20, x, seed=7)["y"].values]
     results = run_nuts(prior, curves)
     assert sum(r.status == "ok" for r in results) >= 19
+
+
+@pytest.mark.slow
+def test_ranks_of_the_truth_are_uniform():
+    """Simulation-based calibration, with the log likelihood among the quantities (Modrak et al. 2023)."""
+    prior = get_prior("m4")
+    x = np.geomspace(3e-3, 1, 24)
+    curves = prior.sample(64, x, seed=8)
+    problems = [problem(x, y) for y in curves["y"].values]
+    results = run_nuts(prior, problems)
+    rng = np.random.default_rng(0)
+    ranks = {}
+
+    def rank(name, draws, truth):
+        ranks.setdefault(name, []).append((np.sum(draws < truth) + rng.uniform()) / (draws.size + 1))
+
+    def log_likelihood(theta, y, frame):
+        level = prior.mean(theta, x, frame)
+        return prior.noise.log_prob(y, level, {"sigma": theta["sigma"][:, None]}).sum(-1)
+
+    for i, (result, each) in enumerate(zip(results, problems, strict=True)):
+        draws = {k: v.ravel() for k, v in result.draws.items()}
+        truth = {k: curves[k].values[i : i + 1] for k in draws}
+        for name in draws:
+            rank(name, draws[name], truth[name][0])
+        rank("log_likelihood", *(log_likelihood(t, each.y, each.frame) for t in (draws, truth)))
+    for name, values in ranks.items():
+        assert stats.kstest(values, "uniform").pvalue > 1e-3, name
