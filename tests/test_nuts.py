@@ -236,7 +236,6 @@ def test_settings_and_buckets():
     assert NutsSettings().stronger().draws == 2 * NutsSettings().draws
 
 
-@pytest.mark.slow
 def test_workers_give_the_same_draws():
     prior = get_prior("m1")
     x = np.geomspace(0.01, 1, 8)
