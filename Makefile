@@ -44,6 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/nuts.py --prior m4 --first
 	$(BIN)/python benchmarks/nuts.py --prior bnsl
 	$(BIN)/python benchmarks/least_squares.py
+	$(BIN)/python benchmarks/sampler.py
 	$(BIN)/python benchmarks/prior_check.py --plot out/prior_check.png
 
 clean:

@@ -13,6 +13,8 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln
 
+from hybrid.models.unconstrained import covariance
+
 Array = Any
 NEIGHBOURS = 30
 DEGREES = 6.0
@@ -37,15 +39,15 @@ def make_cloud(points: Array) -> Cloud:
     """The cloud of the given points, shape (m, d), m > NEIGHBOURS."""
     d = points.shape[1]
     mean = points.mean(0)
-    factor = jnp.linalg.cholesky(jnp.cov(points.T).reshape(d, d) + 1e-10 * jnp.eye(d))
+    factor = jnp.linalg.cholesky(covariance(points))
     white = solve_triangular(factor, (points - mean).T, lower=True).T
     square = jnp.sum(white**2, 1)
     distance = square[:, None] + square[None, :] - 2.0 * white @ white.T
     _, nearest = lax.top_k(-distance, NEIGHBOURS)
     local = white[nearest]
     local = local - local.mean(1, keepdims=True)
-    covariance = jnp.einsum("mki,mkj->mij", local, local) / (NEIGHBOURS - 1) + _RIDGE * jnp.eye(d)
-    factors = jnp.linalg.cholesky(covariance)
+    shapes = jnp.einsum("mki,mkj->mij", local, local) / (NEIGHBOURS - 1) + _RIDGE * jnp.eye(d)
+    factors = jnp.linalg.cholesky(shapes)
     eye = jnp.broadcast_to(jnp.eye(d), factors.shape)
     return Cloud(mean, factor, white, factors, solve_triangular(factors, eye, lower=True), nearest)
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem
-from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
+from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.law import Law
 from hybrid.models.namespace import get_namespace
-from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand
+from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand, require_continuous
 
 Array = Any
 
@@ -317,16 +317,13 @@ def run_least_squares(
     InvalidArgumentError
         If an option is out of range or some y is not positive and finite.
     """
-    if not isinstance(prior, Prior) or not prior.is_continuous:
-        raise EngineUnavailableError(
-            f"least squares needs a law with continuous parameters; prior {prior.name!r} has none: "
-            'use engine="pfn", or another prior such as "m4"'
-        )
+    prior = require_continuous(prior, "least_squares")
     if (starts is not None and not 1 <= starts <= CANDIDATES) or max_steps < 1:
         raise InvalidArgumentError(f"starts must be 1 to {CANDIDATES} and max_steps at least 1, got {starts} and {max_steps}")
     for problem in problems:
         if not (np.all(np.isfinite(problem.y)) and np.all(problem.y > 0)):
             raise InvalidArgumentError("least squares works on log y: every y must be positive and finite")
+    importlib.import_module("hybrid.models.compilation").use_compilation_cache()
     tqdm = importlib.import_module("tqdm").tqdm
     results: list[EngineResult | None] = [None] * len(problems)
     groups: dict[int, list[int]] = {}

@@ -7,32 +7,9 @@ import jax.numpy as jnp
 import numpyro
 
 from hybrid.models.coordinates import Frame
-from hybrid.models.errors import EngineUnavailableError
-from hybrid.models.prior import AbstractPrior, Prior, expand
+from hybrid.models.prior import Prior, expand
 
 Array = Any
-
-
-def require_continuous(prior: AbstractPrior, engine: str) -> Prior:
-    """The prior itself, if it has a density and only continuous parameters.
-
-    Raises
-    ------
-    EngineUnavailableError
-        Otherwise; the message says what to use instead.
-    """
-    if not isinstance(prior, Prior):
-        raise EngineUnavailableError(
-            f"engine {engine!r} needs a density, but prior {prior.name!r} can only be simulated; use engine='pfn', or a prior "
-            "with a density such as 'm4' or 'bnsl'"
-        )
-    if not prior.is_continuous:
-        discrete = ", ".join(p.name for p in prior.parameters if p.distribution.is_discrete)
-        raise EngineUnavailableError(
-            f"engine {engine!r} needs continuous parameters, but prior {prior.name!r} has discrete ones ({discrete}); use "
-            "engine='pfn', or prior 'm4' or 'bnsl'"
-        )
-    return prior
 
 
 def numpyro_model(prior: Prior) -> Callable[..., None]:
@@ -53,9 +30,6 @@ def numpyro_model(prior: Prior) -> Callable[..., None]:
         theta = {p.name: numpyro.sample(p.name, p.distribution.numpyro()) for p in prior.parameters}
         curve = prior.mean(theta, x, frame)
         with numpyro.handlers.mask(mask=mask):
-            numpyro.sample("y", prior.noise.numpyro(curve, {k: v[..., None] for k, v in theta.items()}), obs=y)
+            numpyro.sample("y", prior.noise.numpyro(curve, expand(theta)), obs=y)
 
     return model
-
-
-__all__ = ["expand", "numpyro_model", "require_continuous"]

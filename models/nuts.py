@@ -13,8 +13,6 @@ without them. Then everything is tried again with several times the effort; and 
 
 import dataclasses
 import functools
-import os
-import pathlib
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,13 +25,13 @@ from numpyro.infer.hmc import hmc
 from tqdm.auto import tqdm
 
 from hybrid.models import convergence, jumps
+from hybrid.models.compilation import use_compilation_cache
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.models.numpyro_model import require_continuous
 from hybrid.models.parallel import run_tasks
-from hybrid.models.prior import AbstractPrior, Prior, double_precision
+from hybrid.models.prior import AbstractPrior, Prior, double_precision, require_continuous
 from hybrid.models.tempered_smc import tempered_smc
-from hybrid.models.unconstrained import Points, Unconstrained
+from hybrid.models.unconstrained import Points, Unconstrained, covariance
 
 Array = Any
 Report = Callable[[str], object]  # called with what a fit is doing, for a progress bar
@@ -122,18 +120,6 @@ def bucket(n: int) -> int:
     return -(-n // BUCKETS[-1]) * BUCKETS[-1]
 
 
-def use_compilation_cache() -> None:
-    """Let JAX keep compiled programs between processes, unless the user already configured it.
-
-    The folder is $HYBRID_CACHE_DIR, else ~/.cache/hybrid (or $XDG_CACHE_HOME/hybrid).
-    """
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        folder = pathlib.Path(os.environ.get("HYBRID_CACHE_DIR") or root / "hybrid")
-        jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
 def pad(problem: Problem, size: int) -> Points:
     """The context of a problem as JAX arrays of the given length."""
     n = problem.x.size
@@ -179,7 +165,7 @@ def _programs(prior: Prior, settings: NutsSettings) -> tuple[Callable[..., Any],
             start,
             num_warmup=settings.warmup,
             dense_mass=True,
-            inverse_mass_matrix=jnp.cov(cloud_points.T).reshape(space.size, space.size) + 1e-10 * jnp.eye(space.size),
+            inverse_mass_matrix=covariance(cloud_points),
             target_accept_prob=settings.target_accept,
             max_tree_depth=settings.max_tree_depth,
             rng_key=key_nuts,

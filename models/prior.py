@@ -14,9 +14,9 @@ import xarray as xr
 
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.distributions import Distribution
-from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, HybridError, InvalidArgumentError
 from hybrid.models.law import Law, Theta
-from hybrid.models.namespace import get_namespace, namespace_of
+from hybrid.models.namespace import namespace_of
 from hybrid.models.noise import get_noise
 
 Array = Any
@@ -339,4 +339,23 @@ def cast_frame(xp: Any, frame: Frame, like: Array) -> Frame:
     return Frame(*(xp.asarray(v, dtype=like.dtype) for v in frame))
 
 
-__all__ = ["AbstractPrior", "Frame", "Parameter", "Prior", "cast_frame", "expand", "get_namespace"]
+def require_continuous(prior: AbstractPrior, engine: str) -> Prior:
+    """The prior itself, if it has a density and only continuous parameters.
+
+    Raises
+    ------
+    EngineUnavailableError
+        Otherwise; the message says what to use instead.
+    """
+    if not isinstance(prior, Prior):
+        raise EngineUnavailableError(
+            f"engine {engine!r} needs a density over continuous parameters, but prior {prior.name!r} can only be "
+            "simulated; use engine='pfn', or a prior with a density such as 'm4' or 'bnsl'"
+        )
+    if not prior.is_continuous:
+        discrete = ", ".join(p.name for p in prior.parameters if p.distribution.is_discrete)
+        raise EngineUnavailableError(
+            f"engine {engine!r} needs continuous parameters, but prior {prior.name!r} has discrete ones ({discrete}); use "
+            "engine='pfn', or prior 'm4' or 'bnsl'"
+        )
+    return prior

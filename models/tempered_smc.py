@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid.models.unconstrained import Points, Unconstrained
+from hybrid.models.unconstrained import Points, Unconstrained, covariance
 
 Array = Any
 ACCEPTED_MOVES = 8.0  # mean number of accepted moves per particle and temperature
@@ -46,7 +46,7 @@ def _proposals(key: Array, z: Array) -> Array:
     n, d = z.shape
     keys = jax.random.split(key, 6)
     sizes = jnp.asarray(_SIZES)
-    factor = jnp.linalg.cholesky(jnp.cov(z.T).reshape(d, d) + 1e-10 * jnp.eye(d))
+    factor = jnp.linalg.cholesky(covariance(z))
     walk = jax.random.normal(keys[0], (n, d)) @ factor.T * (2.38 / d**0.5)
     walk = walk * jax.random.choice(keys[1], sizes, (n, 1))
     pair = jax.random.randint(keys[2], (2, n), 0, n)

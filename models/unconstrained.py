@@ -13,6 +13,12 @@ from hybrid.models.prior import Prior, expand
 Array = Any
 
 
+def covariance(z: Array) -> Array:
+    """Covariance (d, d) of the rows of z (n, d), with a ridge that keeps it positive definite; d may be 1."""
+    d = z.shape[1]
+    return jnp.cov(z.T).reshape(d, d) + 1e-10 * jnp.eye(d)
+
+
 class Points:
     """The padded context of one curve as a JAX pytree: x, y, the frame, and a mask that is False on padding."""
 
