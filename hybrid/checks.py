@@ -52,7 +52,7 @@ def as_floats(values: Any, name: str, error: type[HybridError], scalar: bool = F
         for i, value in enumerate(array):
             if not is_real(value):
                 raise error(f"{name}[{i}] = {value!r} is not a real number: convert it or remove the point")
-    elif array.dtype.kind not in "iuf" and array.size:
+    elif array.dtype.kind not in "iuf":
         raise error(f"{name} must hold real numbers, got dtype {array.dtype}: convert it, as with .astype(float)")
     try:
         with np.errstate(over="ignore"):

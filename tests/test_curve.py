@@ -98,6 +98,7 @@ def test_replicates_and_duplicate_rows_are_kept() -> None:
         ([1, None, 3], [1, 2, 3], r"x\[1\] = None"),
         ([True, False, True], [1, 2, 3], "dtype bool"),
         ([1, 2 + 1j, 3], [1, 2, 3], "dtype complex"),
+        (np.array([], dtype=complex), [1, 2, 3], "dtype complex"),
         ("123", [1, 2, 3], "got str"),
         (np.ma.masked_equal([1, 2, 3], 2), [1, 2, 3], "masked"),
         (pd.array([1, None, 3], dtype="Int64"), [1, 2, 3], r"x\[1\] = (<NA>|nan)"),
