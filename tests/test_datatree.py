@@ -8,6 +8,7 @@ from typing import Any
 import arviz_plots
 import arviz_stats
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -101,7 +102,7 @@ CALLS: list[Callable[[xr.DataTree], Any]] = [
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_arviz_runs_without_changes(fit: Fit, call: Callable[[xr.DataTree], Any]) -> None:
     assert call(fit.data) is not None
-    mpl.pyplot.close("all")
+    plt.close("all")
 
 
 def test_loo_is_trustworthy_on_good_draws(fit: Fit) -> None:

@@ -4,6 +4,7 @@ import contextlib
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -83,9 +84,9 @@ def test_log_density_and_prob_below(fit: Fit) -> None:
 
 
 def test_plot(fit: Fit) -> None:
-    ax = mpl.pyplot.figure().add_subplot()
+    ax = plt.figure().add_subplot()
     assert fit.plot(ax=ax) is ax
-    mpl.pyplot.close("all")
+    plt.close("all")
 
 
 def test_verdict() -> None:
