@@ -14,12 +14,13 @@ class Law(abc.ABC):
     """A formula for the mean curve, written once and run by NumPy, JAX and torch.
 
     Subclasses set `name`, `formula` and, whenever the formula changes, `version`; they define `mean` and may define
-    `derived`.
+    `derived`, and `classes` with `class_of`.
     """
 
     name: ClassVar[str]
     formula: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    classes: ClassVar[tuple[Mapping[str, int], ...]] = ()  #: what kinds of curve a mixture of laws distinguishes
 
     @abc.abstractmethod
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
@@ -55,6 +56,10 @@ class Law(abc.ABC):
         """
         del xp, theta, frame
         return {}
+
+    def class_of(self, xp: Any, theta: Theta) -> Array:
+        """Index into `classes` of each draw, of the shape of theta's arrays; for laws that have classes."""
+        raise NotImplementedError(f"law {self.name!r} has no classes")
 
 
 ANCHOR = 0.1

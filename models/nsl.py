@@ -53,6 +53,13 @@ class Nsl(Law):
 
     name = "nsl"
     formula = "piecewise M3 or M4 curves, joined continuously, with an optional rise shaped like a Beta cdf"
+    classes = (
+        {"family": DOWN, "breaks": 0},
+        {"family": DOWN_DOWN, "breaks": 1},
+        {"family": DOWN_DOWN, "breaks": 2},
+        {"family": DOWN_DOWN, "breaks": 3},
+        {"family": DOWN_UP_DOWN, "breaks": 2},
+    )
 
     def _segment(self, xp: Any, theta: Theta, index: Array) -> dict[str, Array]:
         """The shape parameters of the segment with the given number, 0 to 3, per point."""
@@ -82,6 +89,10 @@ class Nsl(Law):
         extra = theta["extra_breaks"] + xp.ones_like(theta["y_start"])  # torch would make an integer + 1.0 single precision
         count = xp.where(_is(xp, theta["family"], DOWN_DOWN), extra, xp.zeros_like(extra))
         return xp.where(_is(xp, theta["family"], DOWN_UP_DOWN), xp.full_like(count, 2.0), count)
+
+    def class_of(self, xp: Any, theta: Theta) -> Array:
+        count = self.break_count(xp, theta)
+        return xp.where(_is(xp, theta["family"], DOWN_UP_DOWN), xp.full_like(count, 4.0), count)
 
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
         del frame

@@ -1,0 +1,43 @@
+"""A network with its heads, for one prior."""
+
+import torch
+from torch import nn
+
+from hybrid.amortized.network import Network
+from hybrid.amortized.posterior import parameter_head
+from hybrid.amortized.settings import Settings
+from hybrid.amortized.typical import Typical
+from hybrid.models.prior import AbstractPrior, Prior
+
+
+def is_logarithmic(prior: AbstractPrior) -> bool:
+    """Whether a prior's network works on log y: where the noise is multiplicative. Else it works on y."""
+    return isinstance(prior, Prior) and prior.noise.name == "lognormal"
+
+
+class AmortizedModel(nn.Module):
+    """A network and a parameter head, with initial weights.
+
+    Parameters
+    ----------
+    prior
+        The prior that they are for.
+    settings
+        Their sizes.
+    """
+
+    def __init__(self, prior: AbstractPrior, settings: Settings) -> None:
+        super().__init__()
+        self.prior, self.settings = prior, settings
+        self.logarithmic = is_logarithmic(prior)
+        sizes = (settings.layers, settings.width, settings.heads, settings.inner)
+        self.network = Network(*sizes, settings.bins, settings.summaries)
+        self.head = parameter_head(prior, settings.summaries * settings.width, settings.transforms, settings.hidden)
+        self.typical = Typical(settings.summaries * settings.width)
+
+
+def build_model(prior: AbstractPrior, settings: Settings) -> AmortizedModel:
+    """A model with initial weights by the settings' seed; torch's global random state is left as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return AmortizedModel(prior, settings)
