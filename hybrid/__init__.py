@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybrid.amortized.release import train_prior as train
     from hybrid.curve import Curve
     from hybrid.fitting import fit, fit_many, priors
     from hybrid.models.distributions import Distribution
@@ -45,10 +46,12 @@ __all__ = [
     "priors",
     "read_csv",
     "read_curves",
+    "train",
 ]
 
 # Names are imported when first used, so that `import hybrid` and the command line start at once.
 _HOMES = {
+    "hybrid.amortized.release": ("train",),
     "hybrid.curve": ("Curve",),
     "hybrid.fitting": ("fit", "fit_many", "priors"),
     "hybrid.models.distributions": ("Distribution",),
@@ -67,6 +70,7 @@ _HOMES = {
     "hybrid.reading": ("read_csv", "read_curves"),
     "hybrid.result": ("Fit", "load_fit"),
 }
+_NAMES_THERE = {"train": "train_prior"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
@@ -75,7 +79,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("hybrid-scaling-laws")
     if name not in _HOME:
         raise AttributeError(f"module 'hybrid' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_HOME[name]), _NAMES_THERE.get(name, name))
     globals()[name] = value
     return value
 

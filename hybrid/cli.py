@@ -1,9 +1,10 @@
-"""The `hybrid` command: fit, compare, priors, examples, demo."""
+"""The `hybrid` command: fit, compare, train, priors, examples, demo."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import tempfile
@@ -326,6 +327,76 @@ def compare_command(**options: Any) -> None:
         from hybrid.plotting import plot_compare
 
         _save_plot(lambda ax: plot_compare(fits, ax), request.plot)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value a number where it reads as one."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidArgumentError(f"--set takes NAME=VALUE, got {text!r}")
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(value)
+    return name, value
+
+
+@main.command("train")
+@click.option("--prior", required=True, help="A name from `hybrid priors`, or a JSON file that prior.to_json() wrote.")
+@click.option("--preset", default="small", show_default=True, help="small (for a CPU) or paper (for GPUs).")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default where the engine looks first.")
+@click.option("--design", "design_file", type=click.Path(path_type=Path), help="JSON file with the x positions to train on.")
+@click.option("--interpolated", type=float, help="Share of targets inside the context's range, for active learning.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many; torchrun overrides it.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a setting of the preset; repeatable.")
+def train_command(
+    prior: str,
+    preset: str,
+    out: Path | None,
+    design_file: Path | None,
+    interpolated: float | None,
+    device: str,
+    devices: int,
+    settings: Sequence[str],
+) -> None:
+    """Train a network for a prior; writes its weights and model card, and the engine finds them.
+
+    An interrupted run goes on where it stopped when the same command is given again. To train on several devices or
+    machines, start the command with torchrun.
+    """
+    from hybrid.amortized.design import Design
+    from hybrid.amortized.release import train_prior
+    from hybrid.amortized.settings import Settings, design_for
+    from hybrid.models.registry import get_prior, prior_from_json
+
+    changes = dict(map(_setting, settings))
+    known = {field.name for field in dataclasses.fields(Settings)}
+    for name in changes:
+        if name not in known:
+            raise InvalidArgumentError(f"there is no setting {name!r}; there are {', '.join(sorted(known))}")
+    chosen = prior_from_json(_read(Path(prior))) if prior.endswith(".json") else get_prior(prior)
+    design = design_for(chosen.name) if design_file is None else Design.from_dict(_read_json(design_file))
+    if interpolated is not None:
+        design = dataclasses.replace(design, interpolated=interpolated)
+    card = train_prior(chosen, preset, out, design, device, devices, **changes)
+    if card is not None:
+        click.echo(f"wrote {card.weights} and {card.path.name}")
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise InvalidArgumentError(f"there is no file {path}: check the path")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(f"{path} is not text in UTF-8") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read(path))
+    except ValueError as error:
+        raise InvalidArgumentError(f"{path} is not JSON: {error}") from None
 
 
 @main.command("priors")

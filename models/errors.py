@@ -24,5 +24,9 @@ class EngineUnavailableError(HybridError, RuntimeError):
     """The engine cannot serve this prior, or what it needs is not installed."""
 
 
+class TrainingError(HybridError, ArithmeticError):
+    """Training broke down; what was reached before is kept."""
+
+
 class FileFormatError(HybridError, ValueError):
     """A file is damaged, of another format, or was written for another prior."""

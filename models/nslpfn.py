@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from hybrid.models.coordinates import Frame
 from hybrid.models.distributions import Distribution
@@ -70,25 +70,38 @@ def _join(pieces: list[Array], starts: list[Array], n_x: int) -> Array:
     return y
 
 
-def _curves(rng: np.random.Generator, x: Array, cutoff: Array, family: Array) -> Array:
-    """Noise-free curves (n, n_x) of the given families, before any rejection."""
-    n, n_x = x.shape
-    count = np.where(family == 2, 2, rng.integers(1, 3, n))
-    down = _break_positions(rng, cutoff, count, last_before_cutoff=True)
-    up = _break_positions(rng, cutoff, count, last_before_cutoff=False)
-    breaks: Array = np.where((family == 2)[:, None], up, down)
-    first, second = (_start_index(x, breaks[:, k]) for k in range(2))
-    starts = [first, np.where((count == 2) | (family == 2), second, n_x)]
-    falls = [_fall(rng, x, n) for _ in range(3)]
-    rows = np.arange(n)
-    begin, end = x[rows, starts[0] - 1], x[rows, np.clip(starts[1], 1, n_x) - 1]
+def _rise(rng: np.random.Generator, x: Array, begin: Array, end: Array) -> Array:
+    """The rising piece of Down-Up-Down, from 0, between x = begin and end, shape (n, n_x)."""
+    n = len(x)
     b, power = np.exp(rng.uniform(0.5, 1, n)), rng.lognormal(0, 0.1, n)
     share = np.clip((x - begin[:, None]) / end[:, None], 0, 1)  # divides by the position, not by the width, as released
-    rise = stats.beta.cdf(share, b[:, None], b[:, None]) ** power[:, None]
-    rise *= (rng.uniform(0.01, 0.7, n) * (end - begin))[:, None]
-    middle = np.where((family == 2)[:, None], rise, falls[1])
-    broken = _join([falls[0], middle, falls[2]], starts, n_x)
-    return np.where((family == 0)[:, None], falls[0], broken)
+    height = rng.uniform(0.01, 0.7, n) * (end - begin)
+    return height[:, None] * special.betainc(b[:, None], b[:, None], share) ** power[:, None]
+
+
+def _break(rng: np.random.Generator, x: Array, cutoff: Array, up: Array, first_piece: Array) -> Array:
+    """Curves (n, n_x) that start as `first_piece` and break once or twice; those marked `up` rise between two breaks."""
+    n, n_x = x.shape
+    count = np.where(up, 2, rng.integers(1, 3, n))
+    down = _break_positions(rng, cutoff, count, last_before_cutoff=True)
+    rising = _break_positions(rng, cutoff, count, last_before_cutoff=False)
+    breaks: Array = np.where(up[:, None], rising, down)
+    first, second = (_start_index(x, breaks[:, k]) for k in range(2))
+    starts = [first, np.where(count == 2, second, n_x)]
+    rows = np.arange(n)
+    begin, end = x[rows, starts[0] - 1], x[rows, np.clip(starts[1], 1, n_x) - 1]
+    middle = _fall(rng, x, n)
+    middle[up] = _rise(rng, x[up], begin[up], end[up])
+    return _join([first_piece, middle, _fall(rng, x, n)], starts, n_x)
+
+
+def _curves(rng: np.random.Generator, x: Array, cutoff: Array, family: Array) -> Array:
+    """Noise-free curves (n, n_x) of the given families, before any rejection."""
+    curves = _fall(rng, x, len(x))
+    broken = np.flatnonzero(family)
+    if broken.size:
+        curves[broken] = _break(rng, x[broken], cutoff[broken], family[broken] == 2, curves[broken])
+    return curves
 
 
 class NslPfn(AbstractPrior):

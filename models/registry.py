@@ -55,10 +55,13 @@ def prior_from_dict(description: Mapping[str, Any], law: Law | None = None) -> A
     if not isinstance(description, Mapping) or "law" not in description:
         raise FileFormatError("not a description of a prior: it names no law")
     if description["law"] == "nslpfn":
-        return nslpfn.NslPfn(Distribution.from_dict(description["sigma"]))
+        try:
+            return nslpfn.NslPfn(Distribution.from_dict(description["sigma"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"not a complete description of a prior: {error!r}") from None
     if law is None:
         known = {p.law.name: p.law for p in PRIORS if isinstance(p, Prior)}
-        if description["law"] not in known:
+        if not isinstance(description["law"], str) or description["law"] not in known:
             raise FileFormatError(f"law {description['law']!r} is not a shipped one: pass it as law=...")
         law = known[description["law"]]
     return Prior.from_dict(description, law)

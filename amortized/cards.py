@@ -1,0 +1,213 @@
+"""Model cards: what a checkpoint was trained on and how good it is. Reading them needs no torch."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
+from hybrid.models.prior import AbstractPrior
+
+FORMAT = "hybrid pfn 1"
+SHIPPED = Path(__file__).parent / "weights"
+FOLDER_VARIABLE = "HYBRID_CHECKPOINTS"
+_FIELDS = {
+    "format": str,
+    "prior": dict,
+    "fingerprint": str,
+    "design": dict,
+    "settings": dict,
+    "steps": int,
+    "curves": int,
+    "seconds": float,
+    "hardware": str,
+    "versions": dict,
+    "command": str,
+    "weights_sha256": str,
+    "scores": dict,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The JSON card beside a file of weights.
+
+    Attributes
+    ----------
+    path
+        The card; the weights lie beside it, as `.safetensors`.
+    content
+        What it says: prior and its fingerprint, design, settings, steps, curves seen, wall time in seconds, hardware, versions,
+        the command that trained it, a hash of the weights, scores with the command that measured each, and maybe a note.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the prior."""
+        return str(self.content["prior"]["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the prior."""
+        return str(self.content["fingerprint"])
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights."""
+        return self.path.with_suffix(".safetensors")
+
+
+def read_card(path: Path) -> Card:
+    """Read a card, given its path or that of its weights.
+
+    Raises
+    ------
+    FileFormatError
+        If there is none, it is damaged, or of another format.
+    """
+    path = path if path.suffix == ".json" else path.with_suffix(".json")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileFormatError(
+            f"there is no model card {path}: weights and card travel together; train with `hybrid train`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"the model card {path} is damaged ({error}): train again with `hybrid train`") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FileFormatError(f"{path} is not a model card of this version of Hybrid: train again with `hybrid train`")
+    for name, kind in _FIELDS.items():
+        value: Any = content.get(name)
+        sound = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if not sound or (name == "prior" and not isinstance(value.get("name"), str)):
+            raise FileFormatError(
+                f"the model card {path} lacks {name!r} or holds nonsense there: train again with `hybrid train`"
+            )
+    return Card(path, content)
+
+
+def render(card: Card) -> str:
+    """The card as a page of Markdown."""
+    c = card.content
+    design, settings = c["design"], c["settings"]
+    spacing = ", ".join(f"{name} {share:.0%}" for name, share in design["spacing"])
+    parameters = [p["name"] for p in c["prior"].get("parameters", [])] or ["sigma"]
+    lines = [
+        f"# {card.name}",
+        "",
+        f"An amortized posterior for the prior `{card.name}` of Hybrid (fingerprint `{card.fingerprint}`): what "
+        f'`hybrid.fit(curve, {card.name!r}, engine="pfn")` uses. Law `{c["prior"]["law"]}`; '
+        + (f"{len(parameters)} parameters." if len(parameters) > 8 else f"parameters {', '.join(parameters)}."),
+        "",
+        "## Training",
+        "",
+        f"- {c['curves']:,} curves from the prior in {c['steps']:,} steps, {c['seconds'] / 60:.0f} minutes on {c['hardware']}.",
+        f"- Network: {settings['layers']} layers, width {settings['width']}, {settings['heads']} heads, "
+        f"{settings['bins']} bins.",
+        f"- Contexts of {design['context'][0]} to {design['context'][1]} points over {design['decades'][0]:g} to "
+        f"{design['decades'][1]:g} decades of x ({spacing}); horizons {design['horizon'][0]:g} to {design['horizon'][1]:g} "
+        "times the last context x. Outside of this the fit says so.",
+        f"- `{c['command']}`, with " + ", ".join(f"{name} {version}" for name, version in c["versions"].items()) + ".",
+        *([f"- {c['note']}"] if c.get("note") else []),
+        "",
+        "## Measured",
+        "",
+    ]
+    for name, figures in c["scores"].items():
+        values = {key: value for key, value in figures.items() if key != "command"}
+        lines += [f"**{name.replace('_', ' ')}**" + (f", `{figures['command']}`" if "command" in figures else ""), ""]
+        lines += ["| | |", "|---|---|"]
+        lines += [f"| {key.replace('_', ' ')} | {value:,.4g} |" for key, value in values.items()]
+        lines += [""]
+    lines += [
+        "## Limits",
+        "",
+        "It approximates the posterior under its own prior, law and noise included: curves that the prior does not hold are "
+        "beyond it, as they are beyond exact inference. Its weights are data, not code; they load through safetensors.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def user_folder() -> Path:
+    """Where `hybrid train` writes and the engine looks first: $HYBRID_CHECKPOINTS, else a folder of the user's data."""
+    if found := os.environ.get(FOLDER_VARIABLE):
+        return Path(found)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "hybrid" / "checkpoints"
+
+
+@functools.lru_cache
+def _cards(folder: Path, changed: float) -> tuple[Card, ...]:
+    del changed  # part of the key: a folder that was written to is read again
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(read_card(path))
+        except FileFormatError:
+            continue  # a foreign or damaged card is reported where it is asked for by name
+    return tuple(found)
+
+
+def cards() -> tuple[Card, ...]:
+    """All cards that can be found: the user's own first, then those that ship."""
+    return tuple(c for f in (user_folder(), SHIPPED) if f.is_dir() for c in _cards(f, f.stat().st_mtime))
+
+
+def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) -> Card:
+    """The card of the weights for a prior.
+
+    Parameters
+    ----------
+    prior
+        The prior; only weights that were trained on its very fingerprint serve.
+    path
+        A card or a file of weights; by default all that can be found are searched.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If no weights were trained on this prior.
+    FileFormatError
+        If `path` is not a checkpoint.
+    InvalidArgumentError
+        If `path` is not a path.
+    """
+    if path is not None:
+        try:
+            card = read_card(Path(path))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, FileFormatError):
+                raise
+            raise InvalidArgumentError(f"checkpoint must be the path of a card or of weights, got {path!r}") from None
+        if card.fingerprint != prior.fingerprint:
+            raise EngineUnavailableError(
+                f"{path} was trained on the prior {card.name!r} with fingerprint {card.fingerprint}, not on this "
+                f"{prior.name!r} with fingerprint {prior.fingerprint}; train one: {training_command(prior)}"
+            )
+        return card
+    known = cards()
+    for card in known:
+        if card.fingerprint == prior.fingerprint:
+            return card
+    others = [card.fingerprint for card in known if card.name == prior.name]
+    problem = f"no amortized weights for prior {prior.name!r} are installed"
+    if others:
+        problem = (
+            f"the amortized weights for {prior.name!r} were trained on fingerprint {', '.join(others)}, and this prior has "
+            f"{prior.fingerprint}"
+        )
+    raise EngineUnavailableError(f"{problem}; train them: {training_command(prior)}")
+
+
+def training_command(prior: AbstractPrior) -> str:
+    """How to train weights for a prior: on the command line where it ships, else from Python."""
+    from hybrid.models.registry import PRIORS
+
+    shipped = next((found for found in PRIORS if found.fingerprint == prior.fingerprint), None)
+    return "hybrid.train(prior)" if shipped is None else f"hybrid train --prior {shipped.name}"

@@ -1,0 +1,260 @@
+"""Files of weights: safetensors with a JSON card, written whole or not at all, read without running code."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hybrid.amortized.cards import FORMAT, Card, find_card, read_card, render
+from hybrid.amortized.design import Design
+from hybrid.amortized.model import AmortizedModel, build_model
+from hybrid.amortized.settings import Settings
+from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.models.prior import AbstractPrior
+
+STATE_FORMAT = "hybrid training 1"
+HALF = "network.blocks."  # these were trained in half precision, and are stored in it
+CHANGEABLE = ("steps", "warmup", "decay")  # of the settings, while a run is unfinished
+SMOOTHING = 0.98  # of the loss that is shown
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing, damaged or of another kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError:
+        raise FileFormatError(f"there is no file {path}: {remedy}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileFormatError(f"{path} is damaged or not a file of weights ({error}): {remedy}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """How far a run is. The random numbers of a step follow from the seed and the step: none are kept."""
+
+    key: str  #: a hash of prior, settings and design; not of the run's length
+    step: int = 0
+    loss: float = float("nan")  #: of the targets, a running mean
+    seconds: float = 0.0
+    average: Mapping[str, Tensor] | None = None  #: running mean of the weights
+
+    @classmethod
+    def start(cls, prior: AbstractPrior, settings: Settings, design: Design) -> "TrainingState":
+        """The state before the first step."""
+        fixed = {name: value for name, value in settings.to_dict().items() if name not in CHANGEABLE}
+        text = json.dumps([prior.fingerprint, fixed, design.to_dict()], sort_keys=True)
+        return cls(hashlib.sha256(text.encode()).hexdigest()[:16])
+
+    def after(self, loss: float, seconds: float, model: AmortizedModel) -> "TrainingState":
+        """The state one step later."""
+        shown = loss if self.step == 0 else SMOOTHING * self.loss + (1.0 - SMOOTHING) * loss
+        return TrainingState(self.key, self.step + 1, shown, seconds, self._averaged(model))
+
+    @torch.no_grad()
+    def _averaged(self, model: AmortizedModel) -> Mapping[str, Tensor] | None:
+        decay = min(model.settings.average, (self.step + 1) / (self.step + 10))  # the first weights are soon forgotten
+        if not model.settings.average:
+            return None
+        if self.average is None:
+            return {name: value.detach().clone() for name, value in model.named_parameters()}
+        for name, value in model.named_parameters():
+            self.average[name].lerp_(value, 1.0 - decay)
+        return self.average
+
+    def result(self, model: AmortizedModel) -> AmortizedModel:
+        """The model with the weights that training arrived at, on the CPU, ready for use."""
+        found = build_model(model.prior, model.settings)
+        found.load_state_dict({k: v.detach().cpu() for k, v in model.state_dict().items()})
+        if self.average is not None:
+            found.load_state_dict({k: v.cpu() for k, v in self.average.items()}, strict=False)
+        return found.eval()
+
+
+def _parts(
+    model: AmortizedModel, optimizers: Sequence[torch.optim.Optimizer], average: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    parts = {f"model/{name}": value for name, value in model.state_dict().items()}
+    moments = {value: found for optimizer in optimizers for value, found in optimizer.state.items()}
+    for name, value in model.named_parameters():
+        parts |= {f"optimizer/{name}/{key}": moment for key, moment in moments.get(value, {}).items()}
+    return parts | {f"average/{name}": value for name, value in (average or {}).items()}
+
+
+def _digest(parts: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(parts):
+        found.update(name.encode())
+        found.update(parts[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def save_state(path: Path, state: TrainingState, model: AmortizedModel, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Write all that a run needs to go on."""
+    parts = {k: v.detach().cpu().contiguous() for k, v in _parts(model, optimizers, state.average).items()}
+    counts = {"key": state.key, "step": state.step, "loss": state.loss, "seconds": state.seconds, "sum": _digest(parts)}
+    write_bytes(path, save(parts, {"format": STATE_FORMAT, "counts": json.dumps(counts)}))
+
+
+def load_state(
+    path: Path, start: TrainingState, model: AmortizedModel, optimizers: Sequence[torch.optim.Optimizer]
+) -> TrainingState:
+    """Put a model and its optimizer back where `save_state` left them.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged, or of a run with another prior, other settings or another design.
+    """
+    remedy = "delete it to train from the start"
+    parts, metadata = read_tensors(path, remedy)
+    try:
+        counts: dict[str, Any] = json.loads(metadata["counts"]) if metadata["format"] == STATE_FORMAT else {}
+        if counts["key"] != start.key:
+            raise FileFormatError(f"{path} belongs to a run with another prior, other settings or another design: {remedy}")
+        if counts["sum"] != _digest(parts):
+            raise FileFormatError(f"{path} is damaged: {remedy}")
+        average = {k.removeprefix("average/"): v for k, v in parts.items() if k.startswith("average/")}
+        weights = {k.removeprefix("model/"): v for k, v in parts.items() if k.startswith("model/")}
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        if unexpected or any(not name.startswith("typical.") for name in missing):  # measured at the end
+            raise FileFormatError(f"{path} holds another network: {remedy}")
+        owners = {id(value): optimizer for optimizer in optimizers for g in optimizer.param_groups for value in g["params"]}
+        for name, value in model.named_parameters():
+            prefix = f"optimizer/{name}/"
+            found = {k.removeprefix(prefix): v for k, v in parts.items() if k.startswith(prefix)}
+            # AdamW keeps its count of steps on the CPU.
+            owners[id(value)].state[value] = {k: v if k == "step" else v.to(value.device) for k, v in found.items()}
+        loaded = {k: v.to(dict(model.named_parameters())[k].device) for k, v in average.items()}
+        return TrainingState(start.key, counts["step"], counts["loss"], counts["seconds"], loaded or None)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{path} is not the state of a run of this version of Hybrid ({error}): {remedy}") from None
+
+
+def save_checkpoint(path: Path, model: AmortizedModel, content: Mapping[str, Any]) -> Card:
+    """Write weights and, once they are in place, their card.
+
+    Parameters
+    ----------
+    path
+        Of either; the endings are `.safetensors` and `.json`.
+    model
+        The trained model, on the CPU.
+    content
+        The card, without the format and the hash of the weights.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If they cannot be written.
+    """
+    # One entry of metadata: safetensors writes several in random order, and equal weights would get different hashes.
+    parts = {k: v.half() if k.startswith(HALF) and v.ndim == 2 else v for k, v in model.state_dict().items()}
+    weights = save({k: v.contiguous() for k, v in parts.items()}, {"format": FORMAT})
+    write_bytes(path.with_suffix(".safetensors"), weights)
+    content = {"format": FORMAT, **content, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    return _write_card(path.with_suffix(".json"), content)
+
+
+def _write_card(path: Path, content: Mapping[str, Any]) -> Card:
+    """Write a card, and beside it the same in Markdown."""
+    page = render(Card(path, content))
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_bytes(path.with_suffix(".md"), page.encode())
+    return read_card(path)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(weights: Path, changed: float, digest: str, prior: AbstractPrior, settings: Settings, device: str) -> AmortizedModel:
+    del changed
+    remedy = "install it again, or train with `hybrid train`"
+    parts, metadata = read_tensors(weights, remedy)
+    if metadata.get("format") != FORMAT or hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+        raise FileFormatError(f"{weights} is not the file that its model card describes: {remedy}")
+    model = build_model(prior, settings)
+    try:
+        model.load_state_dict(parts)  # half precision is raised on the way
+    except RuntimeError as error:
+        raise FileFormatError(f"{weights} does not fit the network of this version of Hybrid ({error}): {remedy}") from None
+    return model.eval().to(device)
+
+
+def load_checkpoint(
+    prior: AbstractPrior, path: str | os.PathLike[str] | None = None, device: str = "cpu"
+) -> tuple[AmortizedModel, Card]:
+    """The model for a prior, from `path` or from wherever its weights are found, and its card. Loaded once per process.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If there are no weights that were trained on this prior.
+    FileFormatError
+        If card or weights are missing, damaged or foreign.
+    """
+    card = find_card(prior, path)
+    try:
+        settings = Settings.from_dict(card.content["settings"])
+        Design.from_dict(card.content["design"])
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"the model card {card.path} is of another version ({error}): train with `hybrid train`"
+        ) from None
+    if not card.weights.exists():
+        raise FileFormatError(
+            f"there is no file {card.weights} beside its model card: install it again, or train with `hybrid train`"
+        )
+    changed = card.weights.stat().st_mtime
+    return _load(card.weights, changed, card.content["weights_sha256"], prior, settings, device), card
+
+
+def write_scores(card: Card, name: str, figures: Mapping[str, Any], command: str) -> None:
+    """Add measured figures to a card, with the command that measured them.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a figure is not a number.
+    """
+    for key, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidArgumentError(f"figure {key!r} must be a number, got {value!r}")
+    scores = {**card.content["scores"], name: {**figures, "command": command}}
+    _write_card(card.path, {**card.content, "scores": scores})

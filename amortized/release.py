@@ -1,0 +1,188 @@
+"""From a prior to a checkpoint in use: train, measure what is typical, write weights and card."""
+
+import contextlib
+import ctypes
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybrid.amortized.cards import Card, training_command, user_folder
+from hybrid.amortized.checkpoint import save_checkpoint
+from hybrid.amortized.coordinates import tokenize
+from hybrid.amortized.design import Design
+from hybrid.amortized.engine import choose_device
+from hybrid.amortized.model import AmortizedModel
+from hybrid.amortized.sampler import draw_curves
+from hybrid.amortized.settings import Settings, design_for, preset
+from hybrid.amortized.training import curve_loss, generator_of, train
+from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.prior import AbstractPrior
+from hybrid.models.registry import get_prior
+
+EVALUATED = 8192  # fresh curves on which the final loss and the range of typical contexts are measured
+TOGETHER = 256
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
+
+
+@torch.inference_mode()
+def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress: bool = True) -> dict[str, Any]:
+    """Measure on fresh curves what is typical of contexts, and the loss.
+
+    Returns
+    -------
+    The scores for the card: the held-out loss in nats per target, relative to the smoother's sd.
+    """
+    from tqdm import tqdm
+
+    plain = dataclasses.replace(settings, context_weight=0.0, parameter_weight=0.0)
+    summaries, features, losses = [], [], []
+    for k in tqdm(range(EVALUATED // TOGETHER), desc="evaluating", disable=not progress):
+        generator = generator_of(torch.device("cpu"), settings.seed, -1 % 2**32, k)
+        curves = draw_curves(model.prior, design.sample(TOGETHER, generator), generator, torch.float64)
+        tokens = tokenize(
+            curves.x_context, curves.y_context, curves.mask, curves.x_target[:, :0], curves.frame, model.logarithmic
+        )
+        summaries.append(model.network(tokens)[1].flatten(1))
+        features.append(tokens.curve)
+        losses.append(float(curve_loss(model, curves, plain, generator)[1]))
+    model.typical.measure(torch.cat(summaries), torch.cat(features))
+    return {"held_out_loss": {"value": sum(losses) / len(losses), "curves": EVALUATED}}
+
+
+def _hold_memory() -> None:
+    """Let glibc keep freed blocks: a step on a CPU frees and takes gigabytes, and new pages cost a third of its time."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((M_MMAP_THRESHOLD, 2**31 - 1), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
+            libc.mallopt(option, value)
+
+
+def _hardware(device: str) -> str:
+    if device != "cpu" and torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+
+
+def _versions() -> dict[str, str]:
+    packages = ("hybrid-scaling-laws", "torch", "zuko", "lightning-fabric", "numpy")
+    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}}
+
+
+def train_prior(
+    prior: str | AbstractPrior,
+    preset_name: str = "small",
+    out: str | os.PathLike[str] | None = None,
+    design: Design | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    progress: bool = True,
+    **changes: Any,
+) -> Card | None:
+    """Train a network for a prior, and write its weights and model card.
+
+    An interrupted run goes on where it stopped when called again with the same arguments.
+
+    Parameters
+    ----------
+    prior
+        A name in `hybrid.priors()`, or a prior object.
+    preset_name
+        "small", about 1.5 million parameters, an hour or two on two CPU cores; or "paper", the size of Lee et al. (2025), for
+        GPUs.
+    out
+        Folder to write to. None takes the one where the engine looks first: $HYBRID_CHECKPOINTS, else the user's data folder.
+    design
+        The x positions to train on; None takes those for the prior.
+    device, devices
+        "auto", "cpu", "cuda" or another accelerator of Lightning Fabric, and how many. Under torchrun, as torchrun says.
+    progress
+        Whether to show a progress bar.
+    **changes
+        Settings that differ from the preset's, by name; see `hybrid.amortized.settings.Settings`.
+
+    Returns
+    -------
+    The card; None in all processes but the first, where there are several.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such prior or preset.
+    InvalidArgumentError
+        If a setting is unknown or outside what it may be, the prior's name is no file name, or the folder cannot be written to.
+    TrainingError
+        If the loss is no longer finite.
+    FileFormatError
+        If the folder holds the state of another unfinished run.
+    """
+    prior = get_prior(prior)
+    known = {field.name for field in dataclasses.fields(Settings)}
+    for name in changes:
+        if name not in known:
+            raise InvalidArgumentError(f"there is no setting {name!r}; there are {', '.join(sorted(known))}")
+    settings = dataclasses.replace(preset(preset_name), **changes)
+    design = design or design_for(prior.name)
+    folder = _writable(user_folder() if out is None else Path(out))
+    if not re.fullmatch(r"[\w-]+", prior.name):
+        raise InvalidArgumentError(f"the prior's name becomes the file's: use letters, digits, - and _, not {prior.name!r}")
+    state_path = folder / f"{prior.name}.training"
+    if device == "auto":
+        device = choose_device(device).type
+    if device == "cpu":
+        _hold_memory()
+    model, state, leads = train(prior, settings, design, state_path, device, devices, progress)
+    if not leads:
+        return None
+    scores = evaluate(model, settings, design, progress)
+    content = {
+        "prior": prior.to_dict(),
+        "fingerprint": prior.fingerprint,
+        "design": design.to_dict(),
+        "settings": settings.to_dict(),
+        "steps": state.step,
+        "curves": state.step * settings.batch,
+        "seconds": round(state.seconds, 1),
+        "hardware": _hardware(device),
+        "versions": _versions(),
+        "command": training_of(prior, preset_name, changes, design),
+        "scores": scores,
+    }
+    card = save_checkpoint(folder / prior.name, model, content)
+    state_path.unlink(missing_ok=True)
+    return card
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made where it is not there yet; fails before the training, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+def training_of(prior: AbstractPrior, preset_name: str, changes: dict[str, Any], design: Design) -> str:
+    """What trains the same again; a design of one's own is in the card."""
+    usual = design == design_for(prior.name)
+    only_interpolated = design == dataclasses.replace(design_for(prior.name), interpolated=design.interpolated)
+    command = training_command(prior)
+    if command.endswith(")"):
+        options = ["prior", repr(preset_name), *([] if usual else ["design=design"])]
+        return f"hybrid.train({', '.join([*options, *(f'{name}={value!r}' for name, value in changes.items())])})"
+    settings = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in changes.items())
+    positions = f" --interpolated {design.interpolated}" if only_interpolated else " --design design.json"
+    return f"{command} --preset {preset_name}{'' if usual else positions}{settings}"

@@ -1,0 +1,94 @@
+"""More ways in which a checkpoint can be wrong, and what must not change when it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import CONTENT, PRIOR, SETTINGS, TRAIN, change, check_message, check_refused, contents, make_model
+
+import hybrid
+from hybrid.amortized import cards, checkpoint
+from hybrid.amortized.cards import Card, find_card
+from hybrid.amortized.checkpoint import load_checkpoint, save_checkpoint
+from hybrid.amortized.model import AmortizedModel
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, HybridError, InvalidArgumentError
+from hybrid.models.registry import get_prior
+
+
+@pytest.fixture(autouse=True)
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither the user's own weights nor those that ship are found, and torch has one thread."""
+    monkeypatch.setenv(cards.FOLDER_VARIABLE, str(tmp_path / "user"))
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path / "shipped")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model() -> AmortizedModel:
+    return make_model()
+
+
+@pytest.fixture
+def card(tmp_path: Path, model: AmortizedModel) -> Card:
+    return save_checkpoint(tmp_path / "m1", model, CONTENT)
+
+
+def test_loading_leaves_the_global_random_state_alone(card: Card) -> None:
+    checkpoint._load.cache_clear()
+    state = torch.get_rng_state()
+    load_checkpoint(PRIOR, card.path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_hash_is_reproducible(tmp_path: Path, model: AmortizedModel) -> None:
+    assert len({save_checkpoint(tmp_path / "m1", model, CONTENT).content["weights_sha256"] for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize("changes", [{"settings": {}}, {"settings": {**SETTINGS.to_dict(), "learning_rate": "x"}}])
+def test_bad_settings_name_the_card(card: Card, changes: dict[str, Any]) -> None:
+    change(card, **changes)
+    check_refused(card.path, card.path)
+
+
+def test_card_without_name_of_prior(card: Card, tmp_path: Path) -> None:
+    change(card, prior={})
+    (tmp_path / "user").mkdir()
+    card.path.rename(tmp_path / "user" / "m1.json")
+    with pytest.raises(EngineUnavailableError):
+        find_card(get_prior("m2"))
+
+
+def test_empty_path() -> None:
+    with pytest.raises(HybridError):
+        load_checkpoint(PRIOR, "")
+
+
+def test_renamed_prior_gets_a_command_that_works() -> None:
+    with pytest.raises(EngineUnavailableError, match=r"hybrid train --prior m1$"):
+        find_card(PRIOR.replace(name="mine"))
+
+
+@pytest.mark.parametrize("name", ["file/x", "x" * 300])
+def test_write_bytes_raises_what_it_says(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(InvalidArgumentError, match="cannot write"):
+        checkpoint.write_bytes(tmp_path / name, b"")
+
+
+def test_scores_that_cannot_be_shown_leave_the_card_alone(card: Card) -> None:
+    before = contents(card.path.parent)
+    with pytest.raises(InvalidArgumentError, match="must be a number"):
+        checkpoint.write_scores(card, "by prior", {"value": "text"}, "python")
+    assert contents(card.path.parent) == before
+
+
+def test_a_bad_design_names_the_card(card: Card) -> None:
+    change(card, design={})
+    with pytest.raises(FileFormatError) as error:
+        hybrid.fit(hybrid.Curve([1.0, 2, 4, 8], [4.0, 3, 2, 1.5]), "m1", engine="pfn", checkpoint=card.path)
+    check_message(error, card.path, TRAIN)
