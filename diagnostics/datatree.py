@@ -16,11 +16,12 @@ from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 from hybrid.models.predictive import MixturePredictive
-from hybrid.models.prior import Prior, double_precision
+from hybrid.models.prior import AbstractPrior, Prior, double_precision
 
 Array = Any
 SAMPLE = ("chain", "draw")
 FORMAT = "hybrid fit 1"
+REPLICATES = 2000  # draws of y where the engine gives no parameters
 
 
 def flat_draws(draws: Mapping[str, Array]) -> dict[str, Array]:
@@ -58,8 +59,27 @@ def _posterior(prior: Prior, draws: Mapping[str, Array], frame: Frame) -> xr.Dat
     return found
 
 
+def _sampled(
+    prior: AbstractPrior, frame: Frame, result: EngineResult, x: Array, y: Array, seed: int, backend: str
+) -> dict[str, xr.Dataset]:
+    """The groups that hold draws."""
+    dims = (*SAMPLE, "point")
+    if isinstance(prior, Prior) and all(p.name in result.draws for p in prior.parameters):
+        shape = (*next(iter(result.draws.values())).shape, x.size)
+        predictive = MixturePredictive(prior, flat_draws(result.draws), frame)
+        return {
+            "posterior": _posterior(prior, result.draws, frame),
+            "posterior_predictive": _dataset({"y": predictive.replicate(x, seed).reshape(shape)}, dims),
+            "log_likelihood": _dataset({"y": predictive.log_density_by_draw(x, y).reshape(shape)}, dims),
+            "log_prior": _dataset(_log_prior(prior, result.draws, backend), SAMPLE),
+        }
+    replicates = result.predictive.replicate(x, REPLICATES, seed)[None]
+    groups = {"posterior_predictive": _dataset({"y": replicates}, dims)}
+    return {**groups, "posterior": _dataset(result.draws, SAMPLE)} if result.draws else groups
+
+
 def build_datatree(
-    prior: Prior,
+    prior: AbstractPrior,
     frame: Frame,
     result: EngineResult,
     points: Mapping[str, Array],
@@ -97,14 +117,8 @@ def build_datatree(
         are JSON.
     """
     x, y = points["x"], points["y"]
-    shape = (*next(iter(result.draws.values())).shape, x.size)
-    predictive = MixturePredictive(prior, flat_draws(result.draws), frame)
-    dims = (*SAMPLE, "point")
     groups = {
-        "posterior": _posterior(prior, result.draws, frame),
-        "posterior_predictive": _dataset({"y": predictive.replicate(x, seed).reshape(shape)}, dims),
-        "log_likelihood": _dataset({"y": predictive.log_density_by_draw(x, y).reshape(shape)}, dims),
-        "log_prior": _dataset(_log_prior(prior, result.draws, backend), SAMPLE),
+        **_sampled(prior, frame, result, x, y, seed, backend),
         "observed_data": _dataset({"y": y}, ("point",)),
         "constant_data": _dataset({"x": x}, ("point",))
         .merge(_dataset(targets, ("target",)))

@@ -1,17 +1,20 @@
 """`fit` and `fit_many`: from curves to posteriors by any engine, and the table of what can be fitted how."""
 
+import functools
 import importlib
 import importlib.metadata
 import inspect
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hybrid.amortized.cards import Card, find_card
 from hybrid.checks import as_integer, as_positive
 from hybrid.curve import Curve
-from hybrid.models.engine import Problem
+from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, InvalidCurveError, UnknownNameError
 from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import PRIORS, get_prior
@@ -25,10 +28,12 @@ ENGINES = ("nuts", "least_squares", "pfn", "auto")
 _RUNNERS = {
     "nuts": ("hybrid.models.nuts", "run_nuts"),
     "least_squares": ("hybrid.models.least_squares", "run_least_squares"),
+    "pfn": ("hybrid.amortized.engine", "run_pfn"),
 }
 _PACKAGES = {
     "nuts": ("hybrid-scaling-laws", "numpy", "scipy", "xarray", "jax", "numpyro"),
     "least_squares": ("hybrid-scaling-laws", "numpy", "scipy", "xarray", "jax"),
+    "pfn": ("hybrid-scaling-laws", "numpy", "scipy", "xarray", "torch", "zuko"),
 }
 
 
@@ -36,23 +41,38 @@ def _gradient_based(prior: AbstractPrior) -> bool:
     return isinstance(prior, Prior) and prior.has_density and prior.is_continuous
 
 
+def _card(prior: AbstractPrior) -> Card | None:
+    """The card of the weights that serve a prior, if there are any."""
+    try:
+        return find_card(prior)
+    except EngineUnavailableError:
+        return None
+
+
 def available_engines(prior: AbstractPrior) -> tuple[str, ...]:
     """The engines that can serve a prior, "auto" aside."""
-    return tuple(_RUNNERS) if _gradient_based(prior) else ()
+    exact = ("nuts", "least_squares") if _gradient_based(prior) else ()
+    return (*exact, "pfn") if _card(prior) is not None else exact
 
 
-def _resolve(prior: AbstractPrior, engine: str) -> tuple[Prior, str]:
-    """The prior and the engine that will run, or an error that names one that could."""
+def _resolve(prior: AbstractPrior, engine: str, options: Mapping[str, Any]) -> str:
+    """The engine that will run, "auto" included, or an error that names one that could."""
     if engine not in ENGINES:
         raise UnknownNameError(f"no engine called {engine!r}; there are {', '.join(ENGINES)}")
     available = available_engines(prior)
-    chosen = "nuts" if engine == "auto" else engine
-    if isinstance(prior, Prior) and chosen in available:
-        return prior, chosen
+    if engine == "pfn":
+        try:
+            find_card(prior, options.get("checkpoint"))
+        except EngineUnavailableError as error:
+            others = f", or use engine={available[0]!r}" if available else ""
+            raise EngineUnavailableError(f"{error}{others}") from None
+        return engine
+    if engine in available or (engine == "auto" and available):
+        return engine
     able = ", ".join(p.name for p in PRIORS if _gradient_based(p))
     remedy = f"use engine={available[0]!r}" if available else f"use a prior that engine='nuts' can fit: {able}"
-    if engine in ("pfn", "auto"):
-        problem = f"no amortized weights for prior {prior.name!r} are installed in this version"
+    if engine == "auto":
+        problem = f"no amortized weights for prior {prior.name!r} are installed, and no exact engine can serve it"
     elif not prior.has_density:
         problem = f"prior {prior.name!r} can only be simulated, and engine {engine!r} needs its density"
     else:
@@ -90,14 +110,15 @@ def _runner(engine: str, options: Mapping[str, Any]) -> Any:
     return runner
 
 
-def _versions(engine: str) -> dict[str, str]:
+@functools.cache
+def _versions(engine: str) -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES[engine]:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return MappingProxyType(found)
 
 
 def fit(
@@ -119,8 +140,9 @@ def fit(
     prior
         A name in `priors()`, or a prior object.
     engine
-        "nuts": exact draws from the posterior. "least_squares": a point estimate. "pfn": amortized. "auto": amortized where
-        weights for the prior are installed, else exact.
+        "nuts": exact draws from the posterior. "least_squares": a point estimate. "pfn": amortized, in milliseconds, from
+        weights that were trained on this very prior. "auto": amortized first; exact where there are no weights, where the
+        curve lies outside what they were trained on, or where importance sampling finds the draws wanting (k-hat >= .7).
     horizon
         The largest x that the forecast is about, in the user's units, at least the last context x. None takes ten times the
         last context x. It is stored on the fit. Priors in unit coordinates depend on it and forecast no further.
@@ -176,18 +198,57 @@ def fit_many(
     for i, curve in enumerate(curves):
         if not isinstance(curve, Curve):
             raise InvalidCurveError(f"curve {i} is {type(curve).__name__}: build a hybrid.Curve(x, y) or use hybrid.read_csv")
-    prior, engine = _resolve(get_prior(prior), engine)
+    prior = get_prior(prior)
+    engine = _resolve(prior, engine, options)
     seed = as_integer(seed, "seed", 0, 2**32 - 1)
     horizons, y_scales = _per_curve(horizon, len(curves), "horizon"), _per_curve(y_scale, len(curves), "y_scale")
     scales = [_scales(*each) for each in zip(curves, horizons, y_scales, strict=True)]
     frames = [frame_of(prior, curve, *each) for curve, each in zip(curves, scales, strict=True)]
     problems = [Problem(frame.x_to(c.x), c.y / frame.y_scale, frame) for c, frame in zip(curves, frames, strict=True)]
+    if engine == "auto":
+        return _fit_auto(curves, prior, problems, scales, seed, progress, options)
     results = _runner(engine, options)(prior, problems, seed, progress, **options)
-    versions = _versions(engine)
+    return _as_fits(curves, prior, engine, scales, seed, results)
+
+
+def _as_fits(
+    curves: Sequence[Curve],
+    prior: AbstractPrior,
+    engine: str,
+    scales: Sequence[tuple[float, float]],
+    seed: int,
+    results: Sequence[EngineResult],
+) -> list[Fit]:
+    versions = dict(_versions(engine))
     return [
         Fit(curve, prior, engine, *each, seed, result, versions)
         for curve, each, result in zip(curves, scales, results, strict=True)
     ]
+
+
+def _fit_auto(
+    curves: Sequence[Curve],
+    prior: AbstractPrior,
+    problems: Sequence[Problem],
+    scales: Sequence[tuple[float, float]],
+    seed: int,
+    progress: bool,
+    options: Mapping[str, Any],
+) -> list[Fit]:
+    """Amortized fits, and exact ones in place of those that should not be trusted, where an exact engine serves the prior."""
+    if options:
+        raise InvalidArgumentError(f"engine 'auto' has no option {next(iter(options))!r}; name the engine that has it")
+    fits: list[Fit | None] = [None] * len(curves)
+    if _card(prior) is not None:
+        fits = [*_as_fits(curves, prior, "pfn", scales, seed, _runner("pfn", {})(prior, problems, seed, progress))]
+    doubtful = [i for i, fit in enumerate(fits) if fit is None or not fit.is_trusted]
+    if doubtful and _gradient_based(prior):
+        chosen = [problems[i] for i in doubtful]
+        results = _runner("nuts", {})(prior, chosen, seed, progress)
+        exact = _as_fits([curves[i] for i in doubtful], prior, "nuts", [scales[i] for i in doubtful], seed, results)
+        for i, fit in zip(doubtful, exact, strict=True):
+            fits[i] = fit
+    return [fit for fit in fits if fit is not None]
 
 
 def priors() -> "pd.DataFrame":
@@ -207,8 +268,8 @@ def priors() -> "pd.DataFrame":
             "law": prior.law.formula if isinstance(prior, Prior) else "the released sampler of NSL-PFN",
             "parameters": ", ".join(p.name for p in prior.parameters),
             "engines": ", ".join(available_engines(prior)) or "-",
-            "checkpoint": "-",
+            "checkpoint": "-" if card is None else card.weights.name,
         }
-        for prior in PRIORS
+        for prior, card in ((prior, _card(prior)) for prior in PRIORS)
     ]
     return pd.DataFrame(rows).set_index("name")

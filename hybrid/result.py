@@ -14,8 +14,9 @@ import xarray as xr
 from hybrid.checks import as_floats, as_integer, as_positive
 from hybrid.curve import Curve
 from hybrid.diagnostics.datatree import build_datatree, flat_draws, read_datatree, write_datatree
+from hybrid.diagnostics.importance import pareto_k
 from hybrid.models.coordinates import Frame, get_coordinates
-from hybrid.models.engine import EngineResult
+from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
 from hybrid.models.law import Law
 from hybrid.models.predictive import MixturePredictive
@@ -25,9 +26,12 @@ from hybrid.models.registry import prior_from_json
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hybrid.amortized.predictive import AmortizedPredictive
+
 Array = Any
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SUMMARY_LEVELS = (0.05, 0.5, 0.95)
+TRUSTED_K = 0.7
 EDGE = 1e-9  # relative rounding that a position at the edge of the coordinates may carry
 
 
@@ -63,7 +67,7 @@ class Fit:
     """
 
     curve: Curve
-    prior: Prior
+    prior: AbstractPrior
     engine: str
     horizon: float
     y_scale: float
@@ -97,8 +101,7 @@ class Fit:
     @property
     def verdict(self) -> str:
         """One line: what was drawn, how well, and what to do about it."""
-        chains, draws = next(iter(self.result.draws.values())).shape
-        facts = ["a point estimate" if chains * draws == 1 else f"{chains} x {draws} draws"]
+        facts = [self._what()]
         for key, text in (
             ("max_rhat", "worst R-hat {:.3f}"),
             ("min_ess_bulk", "lowest bulk ESS {:.0f}"),
@@ -111,14 +114,43 @@ class Fit:
         remarks = f" - {' '.join(self.reasons)}" if self.reasons else ""
         return f"{self.prior.name}{curve} by {self.engine}: {', '.join(facts)}: {self.status.replace('_', ' ')}{remarks}"
 
+    def _what(self) -> str:
+        if self.engine == "pfn":
+            return f"a network that saw {self.info['curves']:,} curves"
+        chains, draws = next(iter(self.result.draws.values())).shape
+        return "a point estimate" if chains * draws == 1 else f"{chains} x {draws} draws"
+
+    @functools.cached_property
+    def pareto_k(self) -> float:
+        """k-hat of the importance weights of amortized parameter draws; NaN where there are none.
+
+        Below .7 the draws can be trusted; see `hybrid.diagnostics.importance.pareto_k`. It says nothing about `predict`, which
+        does not use the draws.
+        """
+        stats = self.result.sample_stats
+        return pareto_k(stats["lp"], stats["log_q"]) if "log_q" in stats else float("nan")
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether nothing speaks against an amortized fit: the curve is like those trained on, and k-hat is below .7."""
+        return self.status == "ok" and not self.pareto_k >= TRUSTED_K
+
     @property
     def frame(self) -> Frame:
         """The frame between the prior's coordinates and the user's units."""
         return frame_of(self.prior, self.curve, self.horizon, self.y_scale)
 
     @functools.cached_property
-    def predictive(self) -> MixturePredictive:
+    def predictive(self) -> "MixturePredictive | AmortizedPredictive":
         """The posterior predictive distribution, on plain arrays."""
+        if self.result.predictive is not None:
+            return self.result.predictive  # type: ignore[no-any-return]
+        if self.engine == "pfn":  # read from a file
+            frame = self.frame
+            problem = Problem(frame.x_to(self.curve.x), self.curve.y / frame.y_scale, frame)
+            restore = importlib.import_module("hybrid.amortized.engine").restore
+            return restore(self.prior, problem, self.info)  # type: ignore[no-any-return]
+        assert isinstance(self.prior, Prior)
         return MixturePredictive(self.prior, flat_draws(self.result.draws), self.frame)
 
     @functools.cached_property
@@ -138,7 +170,10 @@ class Fit:
         }
         points = {"x": curve.x, "y": curve.y}
         backend = "torch" if self.engine == "pfn" else "jax"
-        return build_datatree(self.prior, self.frame, self.result, points, targets, self.seed, attrs, backend)
+        # Without draws of all parameters the replicates come from the engine's own predictive.
+        complete = all(p.name in self.result.draws for p in self.prior.parameters)
+        result = self.result if complete else dataclasses.replace(self.result, predictive=self.predictive)
+        return build_datatree(self.prior, self.frame, result, points, targets, self.seed, attrs, backend)
 
     def predict(self, x_new: Array, levels: Sequence[float] = LEVELS) -> xr.Dataset:
         """The forecast of y, observation noise included.
@@ -259,12 +294,16 @@ class Fit:
         -------
         pandas.DataFrame
             By parameter: mean, sd, quantiles q5, q50 and q95, and ArviZ's ess_bulk, ess_tail, r_hat, mcse_mean and mcse_sd.
-            For a point estimate a single column, value.
+            For a point estimate a single column, value. For a mixture of laws by the amortized engine, the probability of each
+            family and number of breaks.
         """
         posterior = self.data["posterior"].to_dataset()
         names = [str(name) for name in posterior.data_vars]
         import pandas as pd
 
+        if all(np.issubdtype(posterior[name].dtype, np.integer) for name in names):
+            counts = pd.DataFrame({name: posterior[name].to_numpy().reshape(-1) for name in names}).value_counts(normalize=True)
+            return counts.sort_index().rename("probability").to_frame()
         if posterior.sizes["chain"] * posterior.sizes["draw"] == 1:
             return pd.DataFrame({"value": {name: posterior[name].item() for name in names}})
         arviz_stats = importlib.import_module("arviz_stats")
@@ -345,7 +384,7 @@ def load_fit(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
     try:
         attrs, constant = tree.attrs, tree["constant_data"]
         prior = prior_from_json(attrs["prior_json"], law)
-        if not isinstance(prior, Prior) or prior.fingerprint != attrs["fingerprint"]:
+        if prior.fingerprint != attrs["fingerprint"]:
             raise FileFormatError(f"{path} was fitted under another prior than the one it describes: fit again")
         held_out = {k: constant[k].to_numpy() for k in ("x_target", "y_target") if k in constant}
         curve = Curve(
@@ -356,7 +395,14 @@ def load_fit(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
             name=attrs.get("name"),
             **held_out,
         )
-        draws = {p.name: tree["posterior"][p.name].to_numpy() for p in prior.parameters}
+        posterior: Any = tree["posterior"] if "posterior" in tree.children else {}
+        names = [p.name for p in prior.parameters if p.name in posterior]
+        if len(names) < len(prior.parameters):
+            if attrs["engine"] != "pfn" or "log_likelihood" in tree.children:
+                missing = next(p.name for p in prior.parameters if p.name not in names)
+                raise FileFormatError(f"{path} lacks the draws of {missing}: save it again with fit.save(...)")
+            names = [str(name) for name in getattr(posterior, "data_vars", ())]  # classes of a mixture
+        draws = {name: posterior[name].to_numpy() for name in names}
         stats = tree.children.get("sample_stats")
         result = EngineResult(
             draws,

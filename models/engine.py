@@ -45,6 +45,9 @@ class EngineResult:
         Why, one sentence each, with the remedy. May hold remarks also where status is "ok".
     info
         Facts for the verdict, JSON-ready: "method", and for samplers "max_rhat", "min_ess_bulk", "min_ess_tail", "divergences".
+    predictive
+        A predictive distribution with the methods of `hybrid.models.predictive.MixturePredictive`, where the engine has one of
+        its own; None where it follows from the draws.
     """
 
     draws: Mapping[str, np.ndarray]
@@ -52,3 +55,4 @@ class EngineResult:
     status: Status = "ok"
     reasons: tuple[str, ...] = ()
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    predictive: Any = None

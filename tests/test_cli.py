@@ -148,7 +148,6 @@ def test_bad_files_are_refused(tmp_path: Path, content: bytes, word: str) -> Non
         (["fit", "example:porian_optimal_loss", "--plot", "fit.doc"], ".png"),
         (["compare", "example:porian_optimal_loss", "--plot", "fit"], ".png"),
         (["compare", "example:absent"], "cerebras_gpt_pile"),
-        (["compare", "example:porian_optimal_loss", "--prior", "nslpfn"], "nslpfn"),
         (["compare", "example:porian_optimal_loss", "--prior", "absent"], "m4"),
         (["absent"], "absent"),
         (["fit"], "SOURCE"),
@@ -192,7 +191,7 @@ def test_compare_names_engines_that_cannot_serve(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("hybrid.fitting.fit", without_draws)
     plot = tmp_path / "engines.png"
-    result = call("compare", "example:porian_optimal_loss", "--at", "1e20", "--plot", plot)
+    result = call("compare", "example:porian_optimal_loss", "--prior", "m2", "--at", "1e20", "--plot", plot)
     assert result.exit_code == 0, result.output
     assert "nuts: skipped, no draws today" in result.stdout
     assert "pfn: skipped, " in result.stdout

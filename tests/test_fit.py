@@ -37,6 +37,9 @@ def fit() -> Fit:
     return make_fit()
 
 
+QUIET_NSL = hybrid.get_prior("nsl").replace(sigma={"loc": -6.0})
+
+
 def test_predict(fit: Fit) -> None:
     found = fit.predict(X_NEW, levels=(0.25, 0.75))
     assert isinstance(found, xr.Dataset)
@@ -157,11 +160,16 @@ def test_any_arguments_give_an_answer_or_a_hybrid_error(x: Any, other: Any, coun
         ({"prior": "m5"}, UnknownNameError, "m4"),
         ({"engine": "least_squares", "speed": 3}, InvalidArgumentError, "no option 'speed'; it has starts"),
         ({"engine": "nuts", "speed": 3}, InvalidArgumentError, "speed"),
-        ({"engine": "pfn"}, EngineUnavailableError, r"no amortized weights.*use engine='nuts'"),
-        ({"prior": "nsl"}, EngineUnavailableError, "discrete parameters.*m4"),
-        ({"prior": "nsl", "engine": "auto"}, EngineUnavailableError, "no amortized weights.*m4"),
-        ({"prior": "nslpfn"}, EngineUnavailableError, "can only be simulated.*m4"),
-        ({"prior": "nslpfn", "engine": "least_squares"}, EngineUnavailableError, "can only be simulated.*m4"),
+        (
+            {"prior": "m2", "engine": "pfn"},
+            EngineUnavailableError,
+            r"no amortized weights.*hybrid train --prior m2, or use engine='nuts'",
+        ),
+        ({"prior": "nsl"}, EngineUnavailableError, "discrete parameters.*use "),
+        ({"prior": QUIET_NSL, "engine": "auto"}, EngineUnavailableError, "no amortized weights.*m4"),
+        ({"prior": QUIET_NSL, "engine": "pfn"}, EngineUnavailableError, r"hybrid\.train\(prior\)$"),
+        ({"prior": "nslpfn"}, EngineUnavailableError, "can only be simulated.*use "),
+        ({"prior": "nslpfn", "engine": "least_squares"}, EngineUnavailableError, "can only be simulated.*use "),
     ],
 )
 def test_bad_arguments_of_fit(options: dict[str, Any], error: type[HybridError], message: str) -> None:
@@ -205,6 +213,8 @@ def test_fit_hides_the_targets_from_the_engine() -> None:
 def test_priors() -> None:
     table = hybrid.priors()
     assert list(table.columns) == ["law", "parameters", "engines", "checkpoint"]
-    assert table.loc["m4", "engines"] == "nuts, least_squares"
-    assert table.loc["nslpfn", "engines"] == "-"
+    assert table.loc["m4", "engines"] == "nuts, least_squares, pfn"
+    assert table.loc["m4", "checkpoint"] == "m4.safetensors"
+    assert table.loc["bnsl3", "engines"] == "nuts, least_squares"
+    assert table.loc["bnsl3", "checkpoint"] == "-"
     assert "alpha" in table.loc["m4", "parameters"]

@@ -39,11 +39,29 @@ def test_predictions_import_no_engine_and_no_plots() -> None:
     assert not found & {"jax", "numpyro", "torch", "arviz_base", "arviz_stats", "arviz_plots", "matplotlib"}
 
 
-@pytest.mark.parametrize(("engine", "wanted", "unwanted"), [("nuts", "jax", "torch"), ("pfn", "torch", "jax")])
-def test_data_imports_one_backend(engine: str, wanted: str, unwanted: str) -> None:
-    found = imported(PREDICT.replace("{engine}", engine) + "fit.data")
+AMORTIZED = """
+fit = hybrid.fit(hybrid.load_example("porian_optimal_loss"), "m4", "pfn", y_scale=5.0)
+fit.predict(1e21), fit.sample(1e21, 3), fit.log_density(1e21, 3.0), fit.prob_below(1e21, 3.0), fit.verdict
+"""
+
+
+@pytest.mark.parametrize(("code", "wanted", "unwanted"), [(PREDICT, "jax", "torch"), (AMORTIZED, "torch", "jax")])
+def test_data_imports_one_backend(code: str, wanted: str, unwanted: str) -> None:
+    found = imported(code.replace("{engine}", "nuts") + "fit.data")
     assert wanted in found
     assert not found & {unwanted, "arviz_base", "arviz_stats", "matplotlib"}
+
+
+def test_the_amortized_path_needs_neither_jax_nor_plots_nor_what_training_needs() -> None:
+    unwanted = {"jax", "numpyro", "arviz_base", "arviz_stats", "arviz_plots", "matplotlib", "sklearn", "lightning_fabric"}
+    assert not imported(AMORTIZED) & unwanted
+
+
+def test_the_command_with_the_amortized_engine_imports_no_jax() -> None:
+    run = "from hybrid.cli import main\nmain(['fit', 'example:porian_optimal_loss', '--engine', 'pfn'], standalone_mode=False)"
+    found = imported(run)
+    assert "torch" in found
+    assert not found & {"jax", "numpyro", "matplotlib", "arviz_stats"}
 
 
 def test_every_public_name_exists() -> None:

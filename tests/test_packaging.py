@@ -82,6 +82,7 @@ def _build(tree: Path, kind: str) -> Path:
 def _expected() -> set[str]:
     names = {f"hybrid/{p.name}" for p in (ROOT / "hybrid").glob("*.py")}
     names |= {f"hybrid/{folder}/{p.name}" for folder in FOLDERS for p in (ROOT / folder).glob("*.py")}
+    names |= {f"hybrid/amortized/weights/{p.name}" for p in (ROOT / "amortized" / "weights").iterdir()}
     return names | {f"hybrid/data/{p.name}" for p in (ROOT / "hybrid" / "data").glob("*.csv")} | {"hybrid/py.typed"}
 
 

@@ -1,0 +1,222 @@
+"""The amortized engine: from curves to predictive distributions by a trained network."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybrid.amortized.cards import cards
+from hybrid.amortized.checkpoint import load_checkpoint
+from hybrid.amortized.design import Design
+from hybrid.amortized.model import AmortizedModel
+from hybrid.amortized.posterior import ClassHead, FlowHead
+from hybrid.amortized.predictive import AmortizedPredictive, Contexts
+from hybrid.models.coordinates import Frame
+from hybrid.models.engine import EngineResult, Problem, Status
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
+from hybrid.models.prior import AbstractPrior
+
+DRAWS = 2000
+STATS = ("lp", "log_q")
+AT_ONCE = 256  # curves that are looked at in one pass
+
+
+class LazyDraws(Mapping[str, np.ndarray]):
+    """Arrays by name that are made when one is first asked for."""
+
+    def __init__(self, names: Sequence[str], make: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        self._names, self._make = tuple(names), make
+        self._made: Mapping[str, np.ndarray] | None = None
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        if self._made is None:
+            self._made = self._make()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def choose_device(device: Any) -> torch.device:
+    """The device called "auto" (an accelerator where there is one), or by any name that torch knows.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If torch does not know it, or it is not there.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        # Apple's GPUs have no 64-bit floats, which the relative coordinates need.
+        return accelerator if accelerator is not None and accelerator.type != "mps" else torch.device("cpu")
+    try:
+        found = torch.device(device)
+        torch.zeros(1, dtype=torch.float64, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise InvalidArgumentError(
+            f"device must be 'auto', 'cpu' or one that torch can use here, got {device!r}: {error}"
+        ) from None
+    return found
+
+
+def stack(problems: Sequence[Problem], model: AmortizedModel, device: torch.device) -> Contexts:
+    """Contexts of different lengths as one padded batch."""
+    sizes = [len(p.x) for p in problems]
+    x = torch.ones(len(problems), max(sizes), dtype=torch.float64)
+    y, mask = x.clone(), torch.zeros(x.shape, dtype=torch.bool)
+    for row, problem in enumerate(problems):
+        n = sizes[row]
+        order = np.lexsort((problem.y, problem.x))  # so that the order of repeated measurements does not matter
+        x[row, :n], y[row, :n] = torch.as_tensor(problem.x[order]), torch.as_tensor(problem.y[order])
+        mask[row, :n] = True
+    fields = np.array([[float(v) for v in p.frame] for p in problems])
+    frame = Frame(*(torch.as_tensor(column.copy(), device=device)[:, None] for column in fields.T))
+    return Contexts(model, x.to(device), y.to(device), mask.to(device), frame)
+
+
+def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]:
+    """What of a problem lies outside the training design, in words."""
+    found = []
+    size, (least, most) = len(problem.x), design.context
+    if not least <= size <= most:
+        found.append(f"the number of points ({size}; {least} to {most} in training)")
+    reach, farthest = float(problem.frame.horizon / problem.frame.last), design.horizon[1]
+    if reach > farthest * (1 + 1e-9):
+        found.append(f"the horizon ({reach:.4g} times the last context x; at most {farthest:g} in training)")
+    return [*found, *said]
+
+
+def _draw_posterior(
+    head: FlowHead, summary: Tensor, curve: Tensor, problem: Problem, draws: int, seed: int
+) -> dict[str, np.ndarray]:
+    with torch.random.fork_rng(devices=[summary.device] if summary.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        theta, log_q = head.sample(summary[None], curve[None], draws)
+    found = {name: value[:, 0].cpu() for name, value in {**theta, "log_q": log_q}.items()}
+    parameters = {name: found[name] for name in head.names}
+    found["lp"] = head.log_joint(parameters, torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
+    return {name: value[None].numpy() for name, value in found.items()}
+
+
+def _draw_classes(head: ClassHead, summary: Tensor, draws: int, seed: int) -> dict[str, np.ndarray]:
+    with torch.inference_mode():
+        p = head.probabilities(summary[None])[0].cpu().numpy()
+    index = np.random.default_rng(seed).choice(len(p), draws, p=p)
+    return {name: np.array([c[name] for c in head.classes])[index][None] for name in head.classes[0]}
+
+
+def _posterior(
+    model: AmortizedModel, summary: Tensor, curve: Tensor, problem: Problem, draws: int, seed: int
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+    """Draws of the parameters (or classes) and their log densities, both made on demand."""
+    head = model.head
+    if isinstance(head, FlowHead):
+        both = LazyDraws((*head.names, *STATS), lambda: _draw_posterior(head, summary, curve, problem, draws, seed))
+        return LazyDraws(head.names, lambda: both), LazyDraws(STATS, lambda: both)
+    if isinstance(head, ClassHead):
+        return LazyDraws(tuple(head.classes[0]), lambda: _draw_classes(head, summary, draws, seed)), {}
+    return {}, {}
+
+
+def _verdict(problem: Problem, design: Design, said: Sequence[str]) -> tuple[str, ...]:
+    """The reasons of a fit: none, or one that lists all that lies outside the training design."""
+    outside = _remarks(problem, design, said)
+    if not outside:
+        return ()
+    return (
+        f"Outside what the network was trained on: {'; '.join(outside)}. Check with engine='nuts' where the prior allows it, "
+        "or train on a design that covers it with `hybrid train`.",
+    )
+
+
+def run_pfn(
+    prior: AbstractPrior,
+    problems: Sequence[Problem],
+    seed: int = 0,
+    progress: bool = False,
+    checkpoint: Any = None,
+    device: Any = "auto",
+    draws: int = DRAWS,
+) -> list[EngineResult]:
+    """Approximate the posterior and the posterior predictive of each problem by a trained network.
+
+    Parameters
+    ----------
+    prior
+        Any prior that weights were trained on.
+    problems
+        Curves in the prior's coordinates, of any lengths.
+    seed
+        Seed of the parameter draws.
+    progress
+        Not used: a thousand curves take seconds.
+    checkpoint
+        Path of weights or of their card; None finds those for the prior's fingerprint.
+    device
+        "auto", "cpu", "cuda" or another that torch can use.
+    draws
+        Number of parameter draws, made when first asked for.
+
+    Returns
+    -------
+    One EngineResult per problem: draws of shape (1, draws) where the network has a parameter head; "log_q" and "lp", the log
+    densities of the network and of the joint model at the draws, over the unconstrained parameters, in nats; and the
+    predictive distribution. The status is "needs_review"
+    where the context or the horizon lies outside what the network was trained on.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If there are no weights that were trained on this prior.
+    FileFormatError
+        If the checkpoint is damaged or foreign.
+    InvalidArgumentError
+        If an option is outside what it may be.
+    """
+    del progress
+    if isinstance(draws, bool) or not isinstance(draws, int) or not 1 <= draws <= 10**6:
+        raise InvalidArgumentError(f"draws must be an integer from 1 to 1000000, got {draws!r}")
+    chosen = choose_device(device)
+    model, card = load_checkpoint(prior, checkpoint, str(chosen))
+    design = Design.from_dict(card.content["design"])
+    facts = {key: card.content[key] for key in ("weights_sha256", "curves")}
+    info = {"method": "pfn", "device": str(chosen), **facts}
+    results: list[EngineResult] = []
+    for start in range(0, len(problems), AT_ONCE):
+        part = problems[start : start + AT_ONCE]
+        contexts = stack(part, model, chosen)
+        summary, curve = contexts.summary()
+        said = model.typical.remarks(summary, curve)
+        for i, problem in enumerate(part):
+            posterior, stats = _posterior(model, summary[i], curve[i], problem, draws, seed + start + i)
+            reasons = _verdict(problem, design, said[i])
+            predictive = AmortizedPredictive(contexts.row(i), problem.frame)
+            status: Status = "needs_review" if reasons else "ok"
+            results.append(EngineResult(posterior, stats, status, reasons, info, predictive))
+    return results
+
+
+def restore(prior: AbstractPrior, problem: Problem, info: Mapping[str, Any]) -> AmortizedPredictive:
+    """The predictive of a fit that was saved, from the weights that made it.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If those weights are not here.
+    """
+    digest = info.get("weights_sha256")
+    for card in cards():
+        if card.content["weights_sha256"] == digest and card.fingerprint == prior.fingerprint:
+            model, _ = load_checkpoint(prior, card.path)
+            return AmortizedPredictive(stack([problem], model, torch.device("cpu")), problem.frame)
+    raise EngineUnavailableError(
+        f"this fit was made by weights for {prior.name!r} that are not here (sha256 {str(digest)[:12]}...); its DataTree is "
+        "complete, but for new forecasts fit again, or put the weights into $HYBRID_CHECKPOINTS"
+    )

@@ -1,0 +1,226 @@
+"""The predictive distribution that a network gives for one context, in the user's units."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybrid.amortized.bar_distribution import BarDistribution
+from hybrid.amortized.coordinates import Tokens, to_value, tokenize
+from hybrid.amortized.model import AmortizedModel
+from hybrid.models.coordinates import Frame
+
+Array = Any
+DEEPEST = math.log(1e4)  # moments of y leave out the last 1e-4 of a tail's mass: that of exp(v) may have no mean
+TOKENS = 200_000  # of a forward pass; more go through in parts
+ORDERED = 16  # positions that `sample` takes one after another; more are drawn given these
+
+
+class Contexts:
+    """A batch of contexts on a model's device, ready to be asked.
+
+    Parameters
+    ----------
+    model
+        The model, in evaluation mode.
+    x, y
+        Contexts in the prior's coordinates, shape (B, N), sorted by x; anything positive where the mask is False.
+    mask
+        True on the first points of each row, shape (B, N).
+    frame
+        Fields of shape (B, 1).
+    """
+
+    def __init__(self, model: AmortizedModel, x: Tensor, y: Tensor, mask: Tensor, frame: Frame) -> None:
+        self.model, self.x, self.y, self.mask, self.frame = model, x, y, mask, frame
+
+    def row(self, i: int) -> "Contexts":
+        """One of the contexts, without its padding."""
+        size = int(self.mask[i].sum())
+        x, y, mask = (part[i : i + 1, :size] for part in (self.x, self.y, self.mask))
+        return Contexts(self.model, x, y, mask, Frame(*(field[i : i + 1] for field in self.frame)))
+
+    @torch.inference_mode()
+    def tokens(self, query: Tensor) -> Tokens:
+        """Contexts and queries (B, M) as the network sees them."""
+        return tokenize(self.x, self.y, self.mask, query, self.frame, self.model.logarithmic)
+
+    @torch.inference_mode()
+    def bars(self, query: Tensor) -> BarDistribution:
+        """The distribution of v, log y or y, at queries (B, M) in the prior's coordinates; float64."""
+        tokens = self.tokens(query)
+        prediction, _ = self.model.network(tokens)
+        loc = tokens.loc + tokens.scale * prediction.centre.double()
+        scale = tokens.scale * prediction.log_width.double().exp()
+        return BarDistribution(prediction.logits.double(), self.model.network.edges, loc, scale, validate_args=False)
+
+    @torch.inference_mode()
+    def summary(self) -> tuple[Tensor, Tensor]:
+        """The summaries (B, summaries * width) and the curves' features, which the parameter head takes."""
+        tokens = self.tokens(self.x[:, :0])
+        return self.model.network(tokens)[1].flatten(1), tokens.curve
+
+
+def _trimmed_exponential(t: Tensor, sign: float) -> Tensor:
+    """E[exp(sign U)] for U exponential with scale t, the last of its mass left out."""
+    depth = t * DEEPEST
+    rate = sign - 1.0 / t
+    grown = torch.where(rate.abs() < 1e-9, depth, torch.expm1(rate * depth) / rate)
+    return grown / t / -math.expm1(-DEEPEST)
+
+
+def _exponential_moment(bars: BarDistribution, power: float) -> Tensor:
+    """E[exp(power (v - loc))] under the bars, in closed form."""
+    step, mass = power * bars.scale[..., None], bars.logits.softmax(-1)
+    left, right = (w / math.log(2.0) for w in (bars.edges.diff()[0], bars.edges.diff()[-1]))
+    low, high = step * bars.edges[:-1], step * bars.edges[1:]
+    inside = low.exp() * torch.expm1(high - low) / (high - low)
+    first = low[..., :1].exp() * _trimmed_exponential(step * left, -1.0)
+    last = high[..., -1:].exp() * _trimmed_exponential(step * right, 1.0)
+    return (mass * torch.cat([first, inside, last], -1)).sum(-1)
+
+
+class AmortizedPredictive:
+    """The predictive distribution of y given one context, as `hybrid.models.predictive.MixturePredictive` has it.
+
+    Each x costs one pass through the network, whatever other x are asked for. Positions x are arrays of shape (n,), in the
+    user's units.
+
+    Parameters
+    ----------
+    contexts
+        One context.
+    frame
+        The frame that maps between the coordinates and the user's units, as floats.
+    """
+
+    def __init__(self, contexts: Contexts, frame: Frame) -> None:
+        self._contexts, self._frame = contexts, frame
+        self._logarithmic = contexts.model.logarithmic
+        self._latest: tuple[bytes, BarDistribution] | None = None
+
+    def _query(self, x: Array) -> Tensor:
+        inside = self._frame.x_to(np.asarray(x, dtype=float))
+        return torch.as_tensor(inside, dtype=torch.float64, device=self._contexts.x.device)[None]
+
+    def _bars(self, x: Array) -> BarDistribution:
+        query = self._query(x)
+        key = query.cpu().numpy().tobytes()
+        if self._latest is None or self._latest[0] != key:  # mean, sd and quantiles are mostly asked for together
+            self._latest = key, self._contexts.bars(query)
+        return self._latest[1]
+
+    def _value(self, y: Array, x: Array) -> tuple[Tensor, Tensor]:
+        """v of each y, and whether y > 0; both of shape (1, n)."""
+        inside = np.broadcast_to(np.asarray(y, dtype=float) / self._frame.y_scale, np.shape(x))
+        level = torch.as_tensor(inside.copy(), device=self._contexts.x.device)[None]
+        possible = level > 0
+        return to_value(torch.where(possible, level, 1.0), self._logarithmic), possible
+
+    def _lost(self, bars: BarDistribution) -> Tensor | float:
+        """The mass that bars over y put on y <= 0, where no observation lies: the distribution is the rest, rescaled."""
+        return 0.0 if self._logarithmic else bars.cdf(torch.zeros_like(bars.loc))
+
+    def cdf(self, x: Array, y: Array) -> Array:
+        """P(Y <= y) at x, for y of shape (n,) or scalar; shape (n,)."""
+        bars, (v, possible) = self._bars(x), self._value(y, x)
+        lost = self._lost(bars)
+        return torch.where(possible, (bars.cdf(v) - lost) / (1.0 - lost), 0.0)[0].cpu().numpy()
+
+    def log_density(self, x: Array, y: Array) -> Array:
+        """log p(y | x, context) in nats per point, in the units of y as given; shape (n,)."""
+        bars, (v, possible) = self._bars(x), self._value(y, x)
+        found = bars.log_prob(v) - (v if self._logarithmic else 0.0) - math.log(self._frame.y_scale)
+        lost = torch.as_tensor(self._lost(bars), dtype=found.dtype)
+        return torch.where(possible, found - (-lost).log1p(), -torch.inf)[0].cpu().numpy()
+
+    def quantile(self, x: Array, levels: Array) -> Array:
+        """Quantiles of y at the given levels in (0, 1); shape (len(levels), n)."""
+        return self._quantiles(self._bars(x), torch.as_tensor(np.asarray(levels, dtype=float))[:, None, None])[:, 0]
+
+    def _quantiles(self, bars: BarDistribution, levels: Tensor) -> Array:
+        lost = self._lost(bars)
+        v = bars.icdf(lost + (1.0 - lost) * levels.to(bars.loc.device))
+        return ((v.exp() if self._logarithmic else v.clamp(min=0.0)) * self._frame.y_scale).cpu().numpy()
+
+    def mean(self, x: Array) -> Array:
+        """E[y] at x, shape (n,); see `sd`."""
+        return self._moments(x)[0]
+
+    def sd(self, x: Array) -> Array:
+        """Standard deviation of y at x, shape (n,).
+
+        Where the network works on log y, mean and sd leave out the last 1e-4 of the mass of each tail: an exponential tail
+        of log y may have no mean in y.
+        """
+        return self._moments(x)[1]
+
+    def _moments(self, x: Array) -> tuple[Array, Array]:
+        bars = self._bars(x)
+        if self._logarithmic:
+            first, second = _exponential_moment(bars, 1.0), _exponential_moment(bars, 2.0)
+            scale = bars.loc.exp()
+            mean, sd = scale * first, scale * (second - first**2).clamp(min=0.0).sqrt()
+        else:
+            levels = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+            y = torch.as_tensor(self._quantiles(bars, levels[:, None, None])) / self._frame.y_scale
+            mean, sd = y.mean(0), y.std(0, correction=0)
+        return tuple((part[0] * self._frame.y_scale).cpu().numpy() for part in (mean, sd))
+
+    def replicate(self, x: Array, n: int, seed: int) -> Array:
+        """n independent draws at each x, shape (n, n_x), not joined to curves."""
+        uniform = np.random.default_rng(seed).uniform(size=(np.shape(x)[0], n)).T
+        return self._quantiles(self._bars(x), torch.as_tensor(uniform.copy())[:, None])[:, 0]
+
+    def sample(self, x: Array, n: int, seed: int) -> Array:
+        """n coherent curves, shape (n, n_x): autoregression over the positions, from the nearest to the farthest.
+
+        The network draws y at one position, takes it into the context, and goes on to the next: one pass per position over
+        n contexts. Of more than ORDERED positions that many, evenly spread, are drawn in turn and the others
+        independently given those. The dependence between positions is what this gives; the values at each position are
+        then put in the order of its ranks from the one-pass predictive (ensemble copula coupling, Schefzik, Thorarinsdottir
+        and Gneiting 2013), so that the marginals are those of `quantile` and `cdf` exactly.
+        """
+        rng = np.random.default_rng(seed)
+        x = np.asarray(x, dtype=float)
+        order = np.argsort(x, kind="stable")
+        chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), ORDERED)).round().astype(int))
+        rest = np.setdiff1d(np.arange(len(x)), chosen)
+        uniform = rng.uniform(size=(len(x), n))
+        drawn = np.empty((n, len(x)))
+        query = self._query(x[order])
+        step = max(1, TOKENS // (self._contexts.x.shape[1] + len(chosen) + len(rest)))
+        for rows in (slice(i, i + step) for i in range(0, n, step)):
+            drawn[rows][:, order] = self._autoregress(query, chosen, rest, uniform[:, rows])
+        ranks = np.argsort(np.argsort(drawn, axis=0, kind="stable"), axis=0)
+        levels = (np.arange(n)[:, None] + rng.uniform(size=(n, len(x)))) / n
+        marginal = self._quantiles(self._bars(x), torch.as_tensor(levels)[:, None])[:, 0]
+        return np.take_along_axis(marginal, ranks, 0)
+
+    def _autoregress(self, query: Tensor, chosen: Array, rest: Array, uniform: Array) -> Array:
+        """Curves at sorted positions (1, n_x) in coordinates, shape (draws, n_x), up to the y scale."""
+        draws = uniform.shape[1]
+        c, device = self._contexts, query.device
+        x, y = (part.expand(draws, -1) for part in (c.x[c.mask][None], c.y[c.mask][None]))
+        known = [(x, y)]
+        found = torch.empty(draws, query.shape[1], dtype=torch.float64)
+        for part in (*chosen[:, None], rest):
+            if len(part) == 0:
+                continue
+            xs = torch.cat([pair[0] for pair in known], 1)
+            by_x = xs.argsort(dim=1, stable=True)
+            ys = torch.cat([pair[1] for pair in known], 1).gather(1, by_x)
+            xs = xs.gather(1, by_x)
+            frame = c.frame._replace(last=xs[:, -1:])
+            batch = Contexts(c.model, xs, ys, torch.ones_like(xs, dtype=torch.bool), frame)
+            at = query[:, part].expand(draws, -1)
+            bars = batch.bars(at)
+            lost = self._lost(bars)
+            levels = torch.as_tensor(uniform[part].T.copy(), device=device)
+            v = bars.icdf(lost + (1.0 - lost) * levels)
+            drawn = v.exp() if self._logarithmic else v.clamp(min=torch.finfo(torch.float64).tiny)
+            found[:, part] = drawn.cpu()
+            known.append((at, drawn))
+        return found.numpy()

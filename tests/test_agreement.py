@@ -1,0 +1,59 @@
+"""Agreement of engines and importance sampling, on distributions whose answers are known."""
+
+import numpy as np
+import pytest
+import scoringrules
+from scipy import stats
+
+from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_distance, quantile_crps
+from hybrid.diagnostics.importance import pareto_k
+
+
+def test_crps_from_quantiles_is_that_of_the_normal() -> None:
+    mean, sd, y = np.array([0.0, 1.0, -2.0]), np.array([1.0, 0.1, 3.0]), np.array([0.3, 1.25, 4.0])
+    quantiles = stats.norm.ppf(LEVELS[:, None], mean, sd)
+    np.testing.assert_allclose(quantile_crps(quantiles, LEVELS, y), scoringrules.crps_normal(y, mean, sd), rtol=0.01)
+
+
+def test_crps_from_quantiles_prefers_the_truth() -> None:
+    y = np.random.default_rng(0).standard_normal(4000)
+    scores = [quantile_crps(np.repeat(stats.norm.ppf(LEVELS, 0, s)[:, None], 4000, 1), LEVELS, y).mean() for s in (0.7, 1, 1.4)]
+    assert scores[1] < min(scores[0], scores[2])
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, 0.0), (0.5, None), (50.0, 0.5)])
+def test_distance_of_cdfs(shift: float, expected: float | None) -> None:
+    quantiles = np.repeat(stats.norm.ppf(LEVELS)[:, None], 2, 1)
+    found = cdf_distance(quantiles, LEVELS, lambda y: stats.norm.cdf(y, shift))
+    exact = np.median(np.abs(stats.norm.cdf(stats.norm.ppf(LEVELS), shift) - LEVELS))
+    np.testing.assert_allclose(found, exact if expected is None else expected, atol=1e-9)
+
+
+def test_classifier_cannot_tell_equal_draws_apart_and_can_tell_others() -> None:
+    rng = np.random.default_rng(1)
+    first = {"a": rng.standard_normal((4, 500)), "b": rng.standard_normal((4, 500))}
+    same = {"b": rng.standard_normal(3000), "a": rng.standard_normal(3000), "extra": rng.standard_normal(3000)}
+    far = {"a": rng.standard_normal(3000) + 6.0, "b": rng.standard_normal(3000)}
+    assert c2st(first, same) == pytest.approx(0.5, abs=0.05)
+    assert c2st(first, far) > 0.98
+
+
+def test_classifier_nears_the_best_possible_accuracy() -> None:
+    rng = np.random.default_rng(2)
+    first, second = ({"a": rng.normal(m, 1.0, 4000)} for m in (0.0, 1.0))
+    assert c2st(first, second, draws=3000) == pytest.approx(stats.norm.cdf(0.5), abs=0.03)
+
+
+@pytest.mark.parametrize(("scale", "low", "high"), [(1.1, -5.0, 0.4), (1.3, -5.0, 0.4), (0.4, 0.7, 5.0)])
+def test_k_hat_of_a_normal_proposal(scale: float, low: float, high: float) -> None:
+    """The ratio of N(0, 1) to N(0, s) is bounded for s >= 1, and has tails of shape 1 - s^2 below that."""
+    draws = np.random.default_rng(3).normal(0.0, scale, (1, 4000))
+    target, proposal = stats.norm.logpdf(draws), stats.norm.logpdf(draws, 0.0, scale)
+    assert low < pareto_k(target + 7.0 * (scale > 1.0), proposal) < high
+
+
+def test_k_hat_counts_impossible_draws_as_weight_zero() -> None:
+    draws = np.random.default_rng(4).normal(0.0, 1.0, 4000)
+    target = np.where(draws > -1.0, stats.norm.logpdf(draws), -np.inf)
+    assert pareto_k(target, stats.norm.logpdf(draws)) == -np.inf
+    assert pareto_k(target, stats.norm.logpdf(draws, 0.0, 1.2)) < 0.5

@@ -1,0 +1,301 @@
+"""The amortized engine as users meet it, on the weights that ship."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from scipy import stats
+
+import hybrid
+from hybrid.amortized.checkpoint import load_checkpoint
+from hybrid.amortized.coordinates import to_value
+from hybrid.amortized.design import Design
+from hybrid.amortized.predictive import Contexts
+from hybrid.amortized.sampler import sample_curves
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
+from hybrid.models.registry import get_prior
+from hybrid.result import Fit
+
+SHIPPED = ("m4", "bnsl")
+FLOWS = ("m4", "bnsl")
+
+
+def make_curve(n: int = 12, seed: int = 0, scale: float = 1.0, unit: float = 1.0) -> hybrid.Curve:
+    rng = np.random.default_rng(seed)
+    x = np.geomspace(1.0, 100.0, n)
+    y = (0.3 + 0.6 * x**-0.4) * np.exp(0.01 * rng.standard_normal(n))
+    return hybrid.Curve(unit * x, scale * y)
+
+
+WAVE = hybrid.Curve(np.geomspace(1, 100, 60), 0.6 + 0.3 * np.sin(np.linspace(0, 6.3, 60)))
+
+
+@pytest.fixture(scope="module")
+def fits() -> dict[str, Fit]:
+    return {name: hybrid.fit(make_curve(), name, "pfn", horizon=500.0, y_scale=1.0) for name in SHIPPED}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_simple_curve_is_forecast(name: str, fits: dict[str, Fit]) -> None:
+    x = np.array([120.0, 200.0, 400.0])
+    forecast = fits[name].predict(x)
+    truth = 0.3 + 0.6 * x**-0.4
+    assert fits[name].status == "ok", fits[name].reasons
+    np.testing.assert_allclose(forecast["median"], truth, rtol=0.04)
+    assert np.all(forecast["quantiles"].sel(quantile=0.05) < truth)
+    assert np.all(forecast["quantiles"].sel(quantile=0.95) > truth)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_density_cdf_and_quantiles_are_one_distribution(name: str, fits: dict[str, Fit]) -> None:
+    fit, x = fits[name], 300.0
+    levels = [0.02, 0.3, 0.5, 0.8, 0.99]
+    quantiles = fit.predict(x, levels)["quantiles"].to_numpy()[:, 0]
+    at = np.full(len(levels), x)
+    np.testing.assert_allclose(fit.prob_below(at, quantiles), levels, atol=1e-6)
+    low, high = fit.predict(x, [1e-7, 1 - 1e-7])["quantiles"].to_numpy()[:, 0]
+    grid = np.linspace(low, high, 40_001)
+    density = np.exp(fit.log_density(np.full(grid.size, x), grid).to_numpy())
+    step = grid[1] - grid[0]
+    assert np.sum(density) * step == pytest.approx(1.0, abs=2e-3)
+    mean = np.sum(grid * density) * step
+    assert float(fit.predict(x)["mean"].item()) == pytest.approx(mean, rel=1e-3)
+    assert float(fit.predict(x)["sd"].item()) == pytest.approx(np.sqrt(np.sum((grid - mean) ** 2 * density) * step), rel=0.03)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_units_do_not_matter(name: str, fits: dict[str, Fit]) -> None:
+    other = hybrid.fit(make_curve(scale=7.0, unit=1e9), name, "pfn", horizon=500e9, y_scale=7.0)
+    x = np.array([50.0, 300.0])
+    np.testing.assert_allclose(other.predict(x * 1e9)["quantiles"], 7.0 * fits[name].predict(x)["quantiles"], rtol=1e-5)
+    y = np.array([0.4, 0.36])
+    expected = fits[name].log_density(x, y).to_numpy() - np.log(7.0)
+    np.testing.assert_allclose(other.log_density(x * 1e9, 7.0 * y), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_batch_of_different_lengths_equals_one_by_one(name: str) -> None:
+    curves = [make_curve(n, seed=n) for n in (4, 30, 200)]
+    for curve, fit in zip(curves, hybrid.fit_many(curves, name, "pfn"), strict=True):
+        alone = hybrid.fit(curve, name, "pfn")
+        np.testing.assert_allclose(
+            fit.predict([150.0, 900.0])["quantiles"], alone.predict([150.0, 900.0])["quantiles"], rtol=1e-5
+        )
+        assert fit.reasons == alone.reasons
+
+
+def test_no_forecast_depends_on_the_others_asked_for(fits: dict[str, Fit]) -> None:
+    together = fits["m4"].predict([20.0, 150.0, 400.0])["quantiles"]
+    np.testing.assert_allclose(together.sel(x=[150.0]), fits["m4"].predict(150.0)["quantiles"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_tree_of_a_prior_with_parameters(name: str, fits: dict[str, Fit]) -> None:
+    tree = fits[name].data
+    names = {p.name for p in get_prior(name).parameters}
+    assert names <= set(tree["posterior"].data_vars)
+    assert tree["posterior"].sizes == {"chain": 1, "draw": 2000}
+    assert tree["log_likelihood"]["y"].shape == (1, 2000, 12) == tree["posterior_predictive"]["y"].shape
+    assert set(tree["log_prior"].data_vars) == names
+    assert np.all(np.isfinite(tree["sample_stats"]["log_q"]))
+    inside = tree["posterior_predictive"]["y"].mean(("chain", "draw"))
+    np.testing.assert_allclose(inside, tree["observed_data"]["y"], rtol=0.05)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_joint_log_density_of_the_draws(name: str, fits: dict[str, Fit]) -> None:
+    """lp = log prior + log likelihood + log-Jacobian: their difference must be a function of the parameters alone."""
+    tree = fits[name].data
+    density = sum(tree["log_prior"][v] for v in tree["log_prior"].data_vars) + tree["log_likelihood"]["y"].sum("point")
+    jacobian = (tree["sample_stats"]["lp"] - density).to_numpy().ravel()
+    expected = np.zeros_like(jacobian)
+    for p in get_prior(name).parameters:
+        value = tree["posterior"][p.name].to_numpy().ravel()
+        if p.distribution.family in ("Uniform", "Beta"):
+            expected += np.log(value) + np.log1p(-value)
+        elif p.distribution.family == "LogNormal":
+            expected += np.log(value)
+    ordinary = np.isfinite(expected) & (np.abs(expected) < 50)
+    np.testing.assert_allclose(jacobian[ordinary], expected[ordinary], atol=1e-3)
+    assert np.isfinite(fits[name].pareto_k)
+
+
+@pytest.mark.parametrize(("name", "columns"), [])
+def test_classes_of_a_mixture(name: str, columns: list[str], fits: dict[str, Fit]) -> None:
+    table = fits[name].summary()
+    assert list(table.index.names) == columns
+    assert table["probability"].sum() == pytest.approx(1.0)
+    down = table["probability"].groupby(level="family").sum()
+    assert down.loc[0] > 0.5
+    assert "log_likelihood" not in fits[name].data.children
+    assert fits[name].data["posterior_predictive"]["y"].shape == (1, 2000, 12)
+    assert np.isnan(fits[name].pareto_k)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_joint_curves_have_the_marginals_of_the_forecast(name: str, fits: dict[str, Fit]) -> None:
+    fit, x = fits[name], np.array([400.0, 30.0, 110.0])
+    draws = fit.sample(x, 400, seed=3)
+    assert draws.dims == ("draw", "x")
+    for i, at in enumerate(x):
+        pit = fit.prob_below(np.full(400, at), draws.to_numpy()[:, i])
+        assert stats.kstest(pit, "uniform").pvalue > 1e-3
+    xr.testing.assert_identical(draws, fit.sample(x, 400, seed=3))
+    assert not np.array_equal(draws, fit.sample(x, 400, seed=4))
+
+
+def test_joint_curves_hang_together() -> None:
+    """Where the law is uncertain and the noise small, neighbours far out move together, as draws of the parameters do."""
+    rng = np.random.default_rng(1)
+    x = np.geomspace(1.0, 30.0, 8)
+    curve = hybrid.Curve(x, (0.3 + 0.6 * x**-0.4) * np.exp(0.002 * rng.standard_normal(8)))
+    fit = hybrid.fit(curve, "m4", "pfn", horizon=3000.0, y_scale=1.0)
+    y = fit.sample([1000.0, 1500.0], 300, seed=0).to_numpy()
+    assert np.corrcoef(np.log(y).T)[0, 1] > 0.7
+
+
+def test_more_positions_than_are_drawn_in_turn(fits: dict[str, Fit]) -> None:
+    draws = fits["m4"].sample(np.geomspace(1.0, 400.0, 25), 30)
+    assert draws.shape == (30, 25)
+    assert bool((draws > 0).all())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_saved_fits_forecast_again(name: str, fits: dict[str, Fit], tmp_path: Path) -> None:
+    fits[name].save(tmp_path / "fit.nc")
+    again = hybrid.load_fit(tmp_path / "fit.nc")
+    assert again == fits[name]
+    np.testing.assert_allclose(again.predict(300.0)["quantiles"], fits[name].predict(300.0)["quantiles"], rtol=1e-5)
+    assert "draws" not in again.verdict
+    assert again.verdict == fits[name].verdict
+
+
+def test_a_saved_fit_whose_weights_are_gone(fits: dict[str, Fit], tmp_path: Path) -> None:
+    fits["m4"].save(tmp_path / "fit.nc")
+    again = hybrid.load_fit(tmp_path / "fit.nc")
+    again.result.info["weights_sha256"] = "0" * 64  # type: ignore[index]
+    assert again.data["posterior"].sizes["draw"] == 2000
+    with pytest.raises(EngineUnavailableError, match="weights for 'm4' that are not here"):
+        again.predict(300.0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "options", "said"),
+    [
+        (make_curve(600), {}, "number of points"),
+        (make_curve(), {"horizon": 1e6}, "horizon"),
+        (hybrid.Curve([1.0, 1.001, 1.002, 1.003], [1.0, 0.99, 0.98, 0.985]), {}, "width"),
+        (WAVE, {"y_scale": 1.0}, "shape"),
+        (make_curve(), {"y_scale": 1e-4}, "level"),
+    ],
+)
+def test_contexts_outside_the_training_are_said_to_be(curve: hybrid.Curve, options: dict[str, float], said: str) -> None:
+    fit = hybrid.fit(curve, "m4", "pfn", **options)  # type: ignore[arg-type]
+    assert fit.status == "needs_review"
+    assert said in fit.reasons[0]
+    assert "hybrid train" in fit.reasons[0]
+    assert np.all(np.isfinite(fit.predict(fit.horizon)["quantiles"]))
+
+
+def test_auto_takes_the_amortized_engine_and_falls_back_to_the_exact_one() -> None:
+    usual, unusual = hybrid.fit_many([make_curve(5), WAVE], "m4", "auto", y_scale=1.0, progress=False)
+    assert usual.engine == "pfn"
+    assert unusual.engine == "nuts"
+    assert hybrid.fit(make_curve(), "m2", "auto", progress=False).engine == "nuts"
+    with pytest.raises(InvalidArgumentError, match="no option 'draws'"):
+        hybrid.fit(make_curve(), "m4", "auto", draws=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"device": "abacus"}, InvalidArgumentError, "device"),
+        ({"device": 3.5}, InvalidArgumentError, "device"),
+        ({"draws": 0}, InvalidArgumentError, "draws"),
+        ({"draws": True}, InvalidArgumentError, "draws"),
+        ({"tempo": 3}, InvalidArgumentError, "no option 'tempo'"),
+        ({"checkpoint": "nowhere.json"}, FileFormatError, "nowhere.json"),
+        ({"checkpoint": 5}, InvalidArgumentError, "checkpoint"),
+    ],
+)
+def test_bad_options(options: dict[str, object], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        hybrid.fit(make_curve(), "m4", "pfn", **options)  # type: ignore[arg-type]
+
+
+def test_a_changed_prior_needs_its_own_weights() -> None:
+    narrow = get_prior("m4").replace(sigma={"loc": -6.0})
+    with pytest.raises(EngineUnavailableError, match=r"fingerprint.*hybrid\.train\(prior\).*engine='nuts'"):
+        hybrid.fit(make_curve(), narrow, "pfn")
+
+
+def test_seeds_and_number_of_draws() -> None:
+    first, same = (hybrid.fit(make_curve(), "m4", "pfn", seed=5, draws=50) for _ in range(2))
+    other = hybrid.fit(make_curve(), "m4", "pfn", seed=6, draws=50)
+    assert first == same
+    assert first.data["posterior"].sizes["draw"] == 50
+    assert not np.array_equal(first.data["posterior"]["alpha"], other.data["posterior"]["alpha"])
+
+
+def test_duplicate_positions_in_any_order_of_y() -> None:
+    x = np.repeat(np.geomspace(1, 100, 6), 3)
+    rng = np.random.default_rng(0)
+    y = (0.3 + 0.6 * x**-0.4) * np.exp(0.02 * rng.standard_normal(18))
+    swapped = y.reshape(6, 3)[:, ::-1].ravel()
+    one, two = (hybrid.fit(hybrid.Curve(x, values), "m4", "pfn").predict(300.0)["quantiles"] for values in (y, swapped))
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_card_is_complete(name: str) -> None:
+    folder = Path(hybrid.__file__).parent / "amortized" / "weights"
+    card = json.loads((folder / f"{name}.json").read_text())
+    assert card["fingerprint"] == get_prior(name).fingerprint
+    assert card["curves"] == card["steps"] * card["settings"]["batch"]
+    assert card["scores"]["calibration"]["command"].startswith("python benchmarks/calibration.py")
+    assert (folder / f"{name}.safetensors").stat().st_size < 10e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_coverage_on_fresh_curves_of_the_prior(name: str) -> None:
+    """4000 curves, one target each: the standard error of a coverage is below .008, and the network may be off by .01."""
+    prior = get_prior(name)
+    model, card = load_checkpoint(prior)
+    design = Design.from_dict(card.content["design"])
+    generator = torch.Generator().manual_seed(20)
+    found = []
+    for _ in range(16):
+        curves = sample_curves(prior, 250, design, generator, dtype=torch.float64)
+        contexts = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame)
+        at = torch.randint(design.targets, (250, 1), generator=generator)
+        bars = contexts.bars(curves.x_target.gather(1, at))
+        lost = 0.0 if model.logarithmic else bars.cdf(torch.zeros_like(bars.loc))
+        v = to_value(curves.y_target.gather(1, at), model.logarithmic)
+        found.append(((bars.cdf(v) - lost) / (1.0 - lost))[:, 0])
+    pit = torch.cat(found)
+    for level in (0.5, 0.8, 0.9, 0.95):
+        inside = ((pit - 0.5).abs() <= 0.5 * level).double()
+        assert float(inside.mean()) == pytest.approx(level, abs=0.01 + 3 * float(inside.std()) / len(pit) ** 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOWS)
+def test_both_engines_agree_on_fresh_curves(name: str) -> None:
+    """Eight curves; benchmarks/agreement.py measures it on many."""
+    x = np.geomspace(0.02, 1.0, 15)
+    y = get_prior(name).sample(8, np.append(x, [2.0, 5.0]), seed=5)["y"].to_numpy()
+    curves = [hybrid.Curve(x, row[:15]) for row in y]
+    exact = hybrid.fit_many(curves, name, "nuts", y_scale=1.0, progress=False, workers=2)
+    quick = hybrid.fit_many(curves, name, "pfn", y_scale=1.0)
+    distances, gains = [], []
+    for nuts, pfn, row in zip(exact, quick, y, strict=True):
+        q = nuts.predict([2.0, 5.0], levels=np.linspace(0.02, 0.98, 25))["quantiles"].transpose("quantile", "x").to_numpy()
+        cdf = np.stack([pfn.prob_below([2.0, 5.0], row_q) for row_q in q])
+        distances.append(np.median(np.abs(cdf - np.linspace(0.02, 0.98, 25)[:, None])))
+        gains.append((nuts.log_density([2.0, 5.0], row[15:]) - pfn.log_density([2.0, 5.0], row[15:])).mean().item())
+    assert np.mean(distances) < 0.05
+    assert abs(np.mean(gains)) < 0.25
