@@ -168,8 +168,8 @@ def run_pfn(
     -------
     One EngineResult per problem: draws of shape (1, draws) where the network has a parameter head; "log_q" and "lp", the log
     densities of the network and of the joint model at the draws, over the unconstrained parameters, in nats; and the
-    predictive distribution. The status is "needs_review"
-    where the context or the horizon lies outside what the network was trained on.
+    predictive distribution. The status is "needs_review" where the context or the horizon lies outside what the network was
+    trained on.
 
     Raises
     ------

@@ -38,7 +38,7 @@ class _Block(nn.Module):
         normed = self.norm(points)
         query = self.query(normed[:, first:]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         pair = self.key_value(normed[:, :size]).unflatten(-1, (2, self.heads, -1)).transpose(1, 3)
-        # With at most MOST_TOKENS keys this is several times as fast on a CPU as the fused kernel, above all backwards.
+        # With at most MOST_TOKENS keys this is faster on a CPU than the fused kernel, above all backwards.
         scores = (query * query.shape[-1] ** -0.5) @ pair[:, :, 0].mT + mask.to(query.dtype)
         mixed = scores.softmax(-1) @ pair[:, :, 1]
         points = points[:, first:] + self.out(mixed.transpose(1, 2).flatten(2))

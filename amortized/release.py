@@ -16,12 +16,12 @@ import torch
 
 from hybrid.amortized.cards import Card, training_command, user_folder
 from hybrid.amortized.checkpoint import save_checkpoint
-from hybrid.amortized.coordinates import tokenize
 from hybrid.amortized.design import Design
 from hybrid.amortized.engine import choose_device
 from hybrid.amortized.model import AmortizedModel
+from hybrid.amortized.predictive import Contexts
 from hybrid.amortized.sampler import draw_curves
-from hybrid.amortized.settings import Settings, design_for, preset
+from hybrid.amortized.settings import Settings, check_names, design_for, preset
 from hybrid.amortized.training import curve_loss, generator_of, train
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
@@ -47,18 +47,16 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
     for k in tqdm(range(EVALUATED // TOGETHER), desc="evaluating", disable=not progress):
         generator = generator_of(torch.device("cpu"), settings.seed, -1 % 2**32, k)
         curves = draw_curves(model.prior, design.sample(TOGETHER, generator), generator, torch.float64)
-        tokens = tokenize(
-            curves.x_context, curves.y_context, curves.mask, curves.x_target[:, :0], curves.frame, model.logarithmic
-        )
-        summaries.append(model.network(tokens)[1].flatten(1))
-        features.append(tokens.curve)
+        summary, curve = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame).summary()
+        summaries.append(summary)
+        features.append(curve)
         losses.append(float(curve_loss(model, curves, plain, generator)[1]))
     model.typical.measure(torch.cat(summaries), torch.cat(features))
     return {"held_out_loss": {"value": sum(losses) / len(losses), "curves": EVALUATED}}
 
 
 def _hold_memory() -> None:
-    """Let glibc keep freed blocks: a step on a CPU frees and takes gigabytes, and new pages cost a third of its time."""
+    """Let glibc keep freed blocks: a step on a CPU frees and takes gigabytes, and new pages take time."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         for option, value in ((M_MMAP_THRESHOLD, 2**31 - 1), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
@@ -129,10 +127,7 @@ def train_prior(
         If the folder holds the state of another unfinished run.
     """
     prior = get_prior(prior)
-    known = {field.name for field in dataclasses.fields(Settings)}
-    for name in changes:
-        if name not in known:
-            raise InvalidArgumentError(f"there is no setting {name!r}; there are {', '.join(sorted(known))}")
+    check_names(changes)
     settings = dataclasses.replace(preset(preset_name), **changes)
     design = design or design_for(prior.name)
     folder = _writable(user_folder() if out is None else Path(out))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hybrid.amortized.design import Design
@@ -173,6 +173,20 @@ DESIGNS: Mapping[str, Design] = {
         spacing=(("linear", 0.5), ("irregular", 0.5)), decades=(0.3, 2.0), horizon=(1.1, 10.0), repeated=0.0, interpolated=0.2
     ),
 }
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse what is not the name of a setting.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a name is not one.
+    """
+    known = {field.name for field in dataclasses.fields(Settings)}
+    for name in names:
+        if name not in known:
+            raise InvalidArgumentError(f"there is no setting {name!r}; there are {', '.join(sorted(known))}")
 
 
 def preset(name: str) -> Settings:

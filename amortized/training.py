@@ -19,7 +19,7 @@ from hybrid.amortized.checkpoint import TrainingState, load_state, save_state
 from hybrid.amortized.coordinates import Tokens, to_value, tokenize
 from hybrid.amortized.design import Design, DesignBatch
 from hybrid.amortized.model import AmortizedModel, build_model
-from hybrid.amortized.network import Prediction
+from hybrid.amortized.network import REFERENCE_DOF, Prediction
 from hybrid.amortized.sampler import CurveBatch, draw_curves
 from hybrid.amortized.settings import Settings
 from hybrid.models.errors import InvalidArgumentError, TrainingError
@@ -28,7 +28,7 @@ from hybrid.models.prior import AbstractPrior
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-REFERENCE = torch.distributions.StudentT(5.0)
+REFERENCE = torch.distributions.StudentT(REFERENCE_DOF)
 FARTHEST = 1e4  # a target further off, in the smoother's sds, counts as this far
 POSITIONS = 2**31  # in place of a shard's number, for the random numbers that all shards share
 SAVE_EVERY = 120.0  # seconds
@@ -109,8 +109,7 @@ def rate(settings: Settings, step: int) -> float:
 def make_optimizers(model: AmortizedModel, settings: Settings) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the transformer's blocks, AdamW for all else.
 
-    On this problem Muon needs about half the steps of AdamW alone. Its update is rescaled to the size of AdamW's, and bears
-    three times the learning rate.
+    Muon's update is rescaled to the size of AdamW's, and bears three times the learning rate.
     """
     matrices = [value for value in model.network.blocks.parameters() if value.ndim == 2]
     chosen = {id(value) for value in matrices}

@@ -8,6 +8,7 @@ predictive cdfs, classifier two-sample test of the parameters, and k-hat of the 
 """
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from hybrid.models.registry import get_prior
 CHUNK = 32
 DRAWS = 1000
 HARMLESS = 1e-12
+QUIET = 0.003  # noise below which the gap is printed apart
 
 
 def fresh(prior: Prior, curves: int, design: Design, seed: int) -> tuple[list[Problem], CurveBatch]:
@@ -54,9 +56,12 @@ def evenly(draws: np.ndarray) -> np.ndarray:
 def exact(prior: Prior, problems: list[Problem], cache: Path, workers: int) -> dict[str, np.ndarray]:
     """NUTS draws (curve, draw) by name with their status, made in chunks that are kept as they come."""
     found: dict[str, np.ndarray] = {}
+    key = hashlib.sha256(b"".join(p.y.tobytes() for p in problems)).hexdigest()
     if cache.exists():
         with np.load(cache) as stored:
-            found = {name: stored[name] for name in stored.files}
+            found = {name: stored[name] for name in stored.files if name != "key"}
+            if str(stored["key"]) != key:  # another number of curves, seed, prior or design gives other curves
+                raise SystemExit(f"{cache} holds the draws of other curves: delete it, or give another --cache")
     done = len(found["status"]) if found else 0
     for start in range(done, len(problems), CHUNK):
         results = run_nuts(prior, problems[start : start + CHUNK], seed=start, progress=True, workers=workers)
@@ -65,9 +70,9 @@ def exact(prior: Prior, problems: list[Problem], cache: Path, workers: int) -> d
         found = {name: np.concatenate([found[name], part[name]]) if found else part[name] for name in part}
         cache.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache.with_suffix(".tmp.npz")
-        np.savez(temporary, **found)  # type: ignore[arg-type]
+        np.savez(temporary, key=key, **found)  # type: ignore[arg-type]
         temporary.replace(cache)
-    return {name: value[: len(problems)] for name, value in found.items()}
+    return found
 
 
 def unconstrained(prior: Prior, draws: Any) -> dict[str, np.ndarray]:
@@ -93,7 +98,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--cache", type=Path, help="NUTS draws; default out/agreement_PRIOR_SEED.npz")
+    parser.add_argument("--cache", type=Path, help="NUTS draws; default out/agreement_PRIOR_CURVES_SEED.npz")
     parser.add_argument("--card", action="store_true", help="write the figures into the model card")
     arguments = parser.parse_args()
 
@@ -101,7 +106,7 @@ def main() -> None:
     assert isinstance(prior, Prior)
     card = find_card(prior, arguments.checkpoint)
     problems, batch = fresh(prior, arguments.curves, Design.from_dict(card.content["design"]), arguments.seed)
-    cache = arguments.cache or Path(f"out/agreement_{prior.name}_{arguments.seed}.npz")
+    cache = arguments.cache or Path(f"out/agreement_{prior.name}_{arguments.curves}_{arguments.seed}.npz")
     draws = exact(prior, problems, cache, arguments.workers)
     amortized = run_pfn(prior, problems, checkpoint=arguments.checkpoint)
     rows = []
@@ -139,6 +144,9 @@ def main() -> None:
     }
     for name, value in figures.items():
         print(f"{name:30s} {value:.4f}")
+    quiet = (batch.theta["sigma"].numpy() < QUIET)[good]
+    for name, rows_of in ((f"sigma below {QUIET}", quiet), ("the others", ~quiet)):
+        print(f"log density, {name:17s} {kept['log_density'][rows_of].mean():.4f} on {rows_of.sum()} curves")
     if arguments.card:
         command = f"python benchmarks/agreement.py --prior {prior.name} --curves {arguments.curves} --seed {arguments.seed}"
         write_scores(card, "agreement", figures, command)

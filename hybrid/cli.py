@@ -366,14 +366,11 @@ def train_command(
     """
     from hybrid.amortized.design import Design
     from hybrid.amortized.release import train_prior
-    from hybrid.amortized.settings import Settings, design_for
+    from hybrid.amortized.settings import check_names, design_for
     from hybrid.models.registry import get_prior, prior_from_json
 
     changes = dict(map(_setting, settings))
-    known = {field.name for field in dataclasses.fields(Settings)}
-    for name in changes:
-        if name not in known:
-            raise InvalidArgumentError(f"there is no setting {name!r}; there are {', '.join(sorted(known))}")
+    check_names(changes)  # before they could be taken for other arguments
     chosen = prior_from_json(_read(Path(prior))) if prior.endswith(".json") else get_prior(prior)
     design = design_for(chosen.name) if design_file is None else Design.from_dict(_read_json(design_file))
     if interpolated is not None:
