@@ -1,4 +1,4 @@
-"""Relative coordinates: what the network is told of a curve, and the line from which its forecasts are counted."""
+"""Relative coordinates: what the network is told of a curve, and the two lines from which its forecasts are counted."""
 
 import math
 from typing import NamedTuple
@@ -6,26 +6,57 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hybrid.amortized.smoother import forecast, smooth, smoothed
+from hybrid.amortized.law_frame import MODES, Groups, LawFrame, Modes, group
+from hybrid.amortized.smoother import Smooth, forecast, smooth, smoothed
 from hybrid.models.coordinates import Frame
 
 WAVES = (1, 2, 4, 8)
-MOST_TOKENS = 64
-CONTEXT_FEATURES = 9 + 2 * len(WAVES)
-QUERY_FEATURES = 8 + 2 * len(WAVES)
-CURVE_FEATURES = 14
+MOST_TOKENS = 32
+CONTEXT_FEATURES = 9 + 2 * len(WAVES) + 2 * MODES
+QUERY_FEATURES = 8 + 2 * len(WAVES) + 6
+SHARED_FEATURES = 14
 DECADE = math.log(10.0)
+EXTREME = 1e8  # of a number that the law gives for a forecast, in units of the smoother's
+
+
+def curve_features(parameters: int) -> int:
+    """Size of what all points of a curve share, for a law with so many parameters besides sigma."""
+    return SHARED_FEATURES + 2 + MODES * mode_features(parameters)
+
+
+def mode_features(parameters: int) -> int:
+    """Size of what describes one mode of a law: its parameters, their sds and the noise."""
+    return 2 * parameters + 2
+
+
+class Described(NamedTuple):
+    """A batch of contexts in relative coordinates."""
+
+    context: Tensor  #: (B, T, CONTEXT_FEATURES) float32, T at most MOST_TOKENS
+    mask: Tensor  #: (B, T) True on the tokens that hold points
+    curve: Tensor  #: (B, curve_features) float32: what all points share
+    by_mode: Tensor  #: (B, M, mode_features) float32: the part of `curve` that is about each mode
+    smooth: Smooth  #: the smoother
+    modes: Modes  #: the law
+    frame: Frame  #: fields (B, 1)
+
+    def row(self, i: int) -> "Described":
+        """One of the contexts."""
+        part = slice(i, i + 1)
+        smooth, modes, frame = (type(f)(*(v[part] for v in f)) for f in (self.smooth, self.modes, self.frame))
+        own = (self.context[part], self.mask[part], self.curve[part], self.by_mode[part])
+        return Described(*own, smooth, modes, frame)  # type: ignore[arg-type]
 
 
 class Tokens(NamedTuple):
     """A batch of curves as the network sees them. All but `mask` are float32, except `loc` and `scale`."""
 
-    context: Tensor  #: (B, T, CONTEXT_FEATURES), T at most MOST_TOKENS
-    mask: Tensor  #: (B, T) True on the tokens that hold points
+    context: Tensor  #: (B, T, CONTEXT_FEATURES)
+    mask: Tensor  #: (B, T)
     query: Tensor  #: (B, M, QUERY_FEATURES)
-    curve: Tensor  #: (B, CURVE_FEATURES) what all points share
-    loc: Tensor  #: (B, M) float64: the smoother's mean at the queries, in v
-    scale: Tensor  #: (B, M) float64: the smoother's predictive sd there, in v
+    curve: Tensor  #: (B, curve_features)
+    loc: Tensor  #: (B, M, 2) float64: means of the law's and of the smoother's forecasts, in v
+    scale: Tensor  #: (B, M, 2) float64: their sds, in v
 
 
 def _waves(u: Tensor) -> list[Tensor]:
@@ -37,62 +68,49 @@ def to_value(y: Tensor, logarithmic: bool) -> Tensor:
     return y.log() if logarithmic else y
 
 
-def _groups(u: Tensor, mask: Tensor) -> tuple[Tensor, int]:
-    """Which token each point joins, and the number of tokens. Points in order; `u` their place in the context, -1 to 0.
-
-    Up to MOST_TOKENS points stand alone. More are merged with their neighbours where they are dense, in rank and in u alike.
-    """
-    rank = mask.cumsum(1) - 1
-    count = mask.sum(1, keepdim=True)
-    place = 0.5 * (rank / count) + 0.5 * (1.0 + u)
-    merged = (place * MOST_TOKENS).long().clamp(0, MOST_TOKENS - 1)
-    token = torch.where(count > MOST_TOKENS, merged, rank)
-    return torch.where(mask, token, 0), min(int(count.max()), MOST_TOKENS)
+def _spread_out(values: Tensor) -> Tensor:
+    """asinh, for numbers of any size."""
+    return torch.asinh(values.nan_to_num(0.0, EXTREME, -EXTREME).clamp(-EXTREME, EXTREME))
 
 
-def tokenize(x_context: Tensor, y_context: Tensor, mask: Tensor, x_query: Tensor, frame: Frame, logarithmic: bool) -> Tokens:
-    """Describe contexts and queries in relative coordinates.
+def describe(x: Tensor, y: Tensor, mask: Tensor, frame: Frame, law: LawFrame, starts: Tensor | None = None) -> Described:
+    """Describe contexts in relative coordinates.
 
     Positions enter as log(x / last context x), in absolute size and as a share of the context's width; values relative to
-    the smoothed value at the last context x, in units of the context's spread, and as residuals from the smoother in units
-    of its noise.
+    the smoothed value at the last context x, in units of the context's spread, and as residuals from the smoother and from
+    the law, in units of the noise that each of them finds.
 
     Parameters
     ----------
-    x_context, y_context
+    x, y
         The contexts in the prior's coordinates, shape (B, N), float64, x in increasing order; y > 0. Where the mask is False
         both are anything positive.
     mask
         True on the first points of each row, the context, shape (B, N).
-    x_query
-        Positions of the forecasts in the prior's coordinates, shape (B, M), float64.
     frame
         Fields of shape (B, 1).
-    logarithmic
-        Whether the network works on log y.
-
-    Returns
-    -------
-    Tokens
+    law
+        The law that is fitted.
+    starts
+        Where its fit begins, if that is known.
     """
-    xi = torch.where(mask, (x_context / frame.last).log(), 0.0)
-    xi_query = (x_query / frame.last).log()
-    v = torch.where(mask, to_value(y_context, logarithmic), 0.0)
+    xi = torch.where(mask, (x / frame.last).log(), 0.0)
+    v = torch.where(mask, to_value(y, law.logarithmic), 0.0)
     fitted = smooth(xi, v, mask)
     fit, noise, width = smoothed(fitted, xi), fitted.noise(), fitted.width
     last = smoothed(fitted, torch.zeros_like(width))
-    mean, sd = forecast(fitted, xi_query)
-    u, u_query = xi / width, (xi_query / width).clamp(max=1.0)
     value = (v - fitted.centre) / fitted.spread
     residual = (value - fit) / noise
+    groups = group(xi, v, mask, MOST_TOKENS)
+    modes = law(xi, v, mask, groups, frame, starts)
 
-    token, size = _groups(u, mask)
     known = mask.to(v.dtype)
-    parts = torch.stack([known, xi, xi.exp(), value - last, residual, residual.square(), fit - last], -1) * known[..., None]
-    sums = parts.new_zeros(len(parts), size, parts.shape[-1])
-    sums.scatter_add_(1, token[..., None].expand_as(parts), parts)
-    number = sums[..., 0]
-    means = sums[..., 1:] / number.clamp(min=1.0)[..., None]
+    parts = torch.stack([xi, xi.exp(), value - last, residual, residual.square(), fit - last], -1) * known[..., None]
+    sums = parts.new_zeros(len(parts), groups.number.shape[1], parts.shape[-1])
+    sums.scatter_add_(1, groups.token[..., None].expand_as(parts), parts)
+    number = groups.number
+    root = number.sqrt()
+    means = sums / number.clamp(min=1.0)[..., None]
     xi_mean, x_mean, value_mean, residual_mean, square_mean, fit_mean = means.unbind(-1)
     u_mean = xi_mean / width
     context = [
@@ -101,26 +119,17 @@ def tokenize(x_context: Tensor, y_context: Tensor, mask: Tensor, x_query: Tensor
         x_mean,
         torch.asinh(2.0 * value_mean),
         torch.asinh(residual_mean),
-        torch.asinh(residual_mean * number.sqrt()),
+        torch.asinh(residual_mean * root),
         torch.log1p(square_mean),
         number.clamp(min=1.0).log(),
         torch.asinh(2.0 * fit_mean),
         *_waves(u_mean),
-    ]
-    query = [
-        xi_query / 4.0,
-        torch.asinh(xi_query / width),
-        xi_query.clamp(max=0.0).exp(),
-        xi_query.clamp(min=0.0),
-        torch.asinh(2.0 * (mean - last)),
-        (sd / noise).log() / 4.0,
-        sd.log() / 4.0,
-        (xi_query > 0).to(xi.dtype),
-        *_waves(u_query),
+        *_law_residuals(law, modes, groups, frame, number, root),
     ]
     level = fitted.centre + fitted.spread * last
     fall = fitted.spread * (smoothed(fitted, -width.clamp(min=DECADE)) - last)
     steep = fall.clamp(1e-4, 30.0)
+    by_mode = _by_mode(modes, fitted.spread * noise)
     curve = [
         mask.sum(1, keepdim=True).log() / 3.0,
         width.log(),
@@ -135,12 +144,78 @@ def tokenize(x_context: Tensor, y_context: Tensor, mask: Tensor, x_query: Tensor
         frame.last.log().expand_as(width),
         frame.first.log().expand_as(width) / 8.0,
         *fitted.probability.sum(-1)[:, 1:, None].unbind(1),
+        modes.weight[:, 1:],
+        modes.weight[:, 1:].clamp(min=1e-6).log() / 4.0,
+        by_mode.flatten(1),
+    ]
+    number_known = number > 0
+    return Described(
+        torch.stack(context, -1).float(), number_known, torch.cat(curve, -1).float(), by_mode.float(), fitted, modes, frame
+    )
+
+
+def _law_residuals(law: LawFrame, modes: Modes, groups: Groups, frame: Frame, number: Tensor, root: Tensor) -> list[Tensor]:
+    """For each mode the tokens' residuals in units of sigma, as they are and in units of their own standard error."""
+    curves = law.along(modes, groups.x, frame)
+    found = []
+    for k in range(MODES):
+        scaled = torch.where(number > 0, groups.v - curves[k], 0.0) * (-modes.log_sigma[:, k : k + 1]).exp()
+        found += [_spread_out(scaled), _spread_out(scaled * root)]
+    return found
+
+
+def _by_mode(modes: Modes, noise: Tensor) -> Tensor:
+    """What describes each mode, shape (B, M, mode_features)."""
+    sds = modes.spread.square().sum(-1).sqrt()
+    log_sigma = modes.log_sigma[..., None]
+    parts = [modes.s.clamp(-8.0, 8.0) / 2.0, sds.clamp(min=1e-12).log() / 4.0, log_sigma / 4.0]
+    return torch.cat([*parts, _spread_out(log_sigma - noise.log()[..., None])], -1)
+
+
+def ask(described: Described, x: Tensor, law: LawFrame) -> Tokens:
+    """The tokens for contexts and positions x (B, M), in the prior's coordinates, float64."""
+    fitted, modes, frame = described.smooth, described.modes, described.frame
+    relative = x / frame.last
+    xi, width, noise = relative.log(), fitted.width, fitted.noise()
+    mean, sd = forecast(fitted, xi)
+    last = smoothed(fitted, torch.zeros_like(width))
+    u = (xi / width).clamp(max=1.0)
+
+    smooth_loc, smooth_scale = fitted.centre + fitted.spread * mean, fitted.spread * sd
+    curves, sds, bends = law.forecast(modes, relative, frame)
+    safe = (curves.isfinite() & sds.isfinite() & (sds < EXTREME * smooth_scale)).all(0)
+    safe = safe & ((curves - smooth_loc).abs() < EXTREME * smooth_scale).all(0)
+    curves, sds = torch.where(safe, curves, smooth_loc), torch.where(safe, sds, smooth_scale)
+    weight = modes.weight.T[..., None]
+    loc = (weight * curves).sum(0)
+    scale = (weight * (sds.square() + (curves - loc).square())).sum(0).sqrt()
+    query = [
+        xi / 4.0,
+        torch.asinh(xi / width),
+        xi.clamp(max=0.0).exp(),
+        xi.clamp(min=0.0),
+        torch.asinh(2.0 * (mean - last)),
+        (sd / noise).log() / 4.0,
+        sd.log() / 4.0,
+        (xi > 0).to(xi.dtype),
+        *_waves(u),
+        torch.asinh(2.0 * ((loc - fitted.centre) / fitted.spread - last)),
+        _spread_out((smooth_loc - loc) / scale),
+        (scale / smooth_scale).log() / 4.0,
+        (sds[0] * (-modes.log_sigma[:, :1]).exp()).clamp(1e-6, EXTREME).log() / 4.0,
+        _spread_out(bends[0] / sds[0]),
+        _spread_out((curves[1] - curves[0]) / sds[0]),
     ]
     return Tokens(
-        torch.stack(context, -1).float(),
-        number > 0,
+        described.context,
+        described.mask,
         torch.stack(query, -1).float(),
-        torch.cat(curve, -1).float(),
-        fitted.centre + fitted.spread * mean,
-        fitted.spread * sd,
+        described.curve,
+        torch.stack([loc, smooth_loc], -1),
+        torch.stack([scale, smooth_scale], -1),
     )
+
+
+def tokenize(x_context: Tensor, y_context: Tensor, mask: Tensor, x_query: Tensor, frame: Frame, law: LawFrame) -> Tokens:
+    """`describe` and `ask` in one: contexts (B, N) and positions of forecasts (B, M)."""
+    return ask(describe(x_context, y_context, mask, frame, law), x_query, law)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from hybrid.amortized.cards import cards
 from hybrid.amortized.checkpoint import load_checkpoint
+from hybrid.amortized.coordinates import Described
 from hybrid.amortized.design import Design
+from hybrid.amortized.importance import TRUSTED_K, resampled, smoothed_weights
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
@@ -19,7 +21,8 @@ from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
 
 DRAWS = 2000
-STATS = ("lp", "log_q")
+STATS = ("lp", "log_q", "k_hat")
+PROPOSALS = 3  # draws of the flow for each that is kept
 AT_ONCE = 256  # curves that are looked at in one pass
 
 
@@ -94,15 +97,20 @@ def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]
 
 
 def _draw_posterior(
-    head: FlowHead, summary: Tensor, curve: Tensor, problem: Problem, draws: int, seed: int
+    head: FlowHead, summary: Tensor, described: Described, problem: Problem, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
+    """Draws of q, resampled by their importance weights where these can be trusted."""
     with torch.random.fork_rng(devices=[summary.device] if summary.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        theta, log_q = head.sample(summary[None], curve[None], draws)
+        theta, log_q = head.sample(summary[None], described, PROPOSALS * draws)
     found = {name: value[:, 0].cpu() for name, value in {**theta, "log_q": log_q}.items()}
     parameters = {name: found[name] for name in head.names}
     found["lp"] = head.log_joint(parameters, torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
-    return {name: value[None].numpy() for name, value in found.items()}
+    arrays = {name: value.numpy() for name, value in found.items()}
+    weights, k = smoothed_weights(arrays["lp"], arrays["log_q"])
+    kept = np.arange(draws) if k >= TRUSTED_K else resampled(weights, draws, np.random.default_rng(seed))
+    arrays["k_hat"] = np.full(PROPOSALS * draws, k)
+    return {name: value[None, kept] for name, value in arrays.items()}
 
 
 def _draw_classes(head: ClassHead, summary: Tensor, draws: int, seed: int) -> dict[str, np.ndarray]:
@@ -113,12 +121,12 @@ def _draw_classes(head: ClassHead, summary: Tensor, draws: int, seed: int) -> di
 
 
 def _posterior(
-    model: AmortizedModel, summary: Tensor, curve: Tensor, problem: Problem, draws: int, seed: int
+    model: AmortizedModel, summary: Tensor, described: Described, problem: Problem, draws: int, seed: int
 ) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Draws of the parameters (or classes) and their log densities, both made on demand."""
     head = model.head
     if isinstance(head, FlowHead):
-        both = LazyDraws((*head.names, *STATS), lambda: _draw_posterior(head, summary, curve, problem, draws, seed))
+        both = LazyDraws((*head.names, *STATS), lambda: _draw_posterior(head, summary, described, problem, draws, seed))
         return LazyDraws(head.names, lambda: both), LazyDraws(STATS, lambda: both)
     if isinstance(head, ClassHead):
         return LazyDraws(tuple(head.classes[0]), lambda: _draw_classes(head, summary, draws, seed)), {}
@@ -166,8 +174,9 @@ def run_pfn(
 
     Returns
     -------
-    One EngineResult per problem: draws of shape (1, draws) where the network has a parameter head; "log_q" and "lp", the log
-    densities of the network and of the joint model at the draws, over the unconstrained parameters, in nats; and the
+    One EngineResult per problem: draws of shape (1, draws) where the network has a parameter head, resampled by their
+    importance weights from three times as many where k-hat is below .7; "log_q" and "lp", the log densities of the network and
+    of the joint model at the draws, over the unconstrained parameters, in nats; "k_hat", the same for all draws; and the
     predictive distribution. The status is "needs_review" where the context or the horizon lies outside what the network was
     trained on.
 
@@ -192,12 +201,13 @@ def run_pfn(
     for start in range(0, len(problems), AT_ONCE):
         part = problems[start : start + AT_ONCE]
         contexts = stack(part, model, chosen)
-        summary, curve = contexts.summary()
-        said = model.typical.remarks(summary, curve)
+        summary, described = contexts.summary()
+        said = model.typical.remarks(summary, described.curve)
         for i, problem in enumerate(part):
-            posterior, stats = _posterior(model, summary[i], curve[i], problem, draws, seed + start + i)
+            own = contexts.row(i)
+            posterior, stats = _posterior(model, summary[i], own.described, problem, draws, seed + start + i)
             reasons = _verdict(problem, design, said[i])
-            predictive = AmortizedPredictive(contexts.row(i), problem.frame)
+            predictive = AmortizedPredictive(own, problem.frame)
             status: Status = "needs_review" if reasons else "ok"
             results.append(EngineResult(posterior, stats, status, reasons, info, predictive))
     return results

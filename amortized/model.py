@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from hybrid.amortized.coordinates import curve_features
+from hybrid.amortized.law_frame import LawFrame, frame_prior
 from hybrid.amortized.network import Network
 from hybrid.amortized.posterior import parameter_head
 from hybrid.amortized.settings import Settings
@@ -13,6 +15,9 @@ from hybrid.models.prior import AbstractPrior, Prior
 def is_logarithmic(prior: AbstractPrior) -> bool:
     """Whether a prior's network works on log y: where the noise is multiplicative. Else it works on y."""
     return isinstance(prior, Prior) and prior.noise.name == "lognormal"
+
+
+OWN_LAW, OTHER_LAW = 4.0, 0.0  # initial logits of the trust in the law that is fitted
 
 
 class AmortizedModel(nn.Module):
@@ -31,9 +36,12 @@ class AmortizedModel(nn.Module):
         self.prior, self.settings = prior, settings
         self.logarithmic = is_logarithmic(prior)
         sizes = (settings.layers, settings.width, settings.heads, settings.inner)
-        self.network = Network(*sizes, settings.bins, settings.summaries)
-        self.head = parameter_head(prior, settings.summaries * settings.width, settings.transforms, settings.hidden)
-        self.typical = Typical(settings.summaries * settings.width)
+        fitted = frame_prior(prior)
+        self.law = LawFrame(fitted, self.logarithmic)
+        shared, trust = curve_features(self.law.size), OWN_LAW if fitted is prior else OTHER_LAW
+        self.network = Network(*sizes, settings.bins, settings.summaries, shared, trust)
+        self.head = parameter_head(self.law, prior, settings)
+        self.typical = Typical(settings.summaries * settings.width, shared)
 
 
 def build_model(prior: AbstractPrior, settings: Settings) -> AmortizedModel:

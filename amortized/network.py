@@ -6,17 +6,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hybrid.amortized.coordinates import CONTEXT_FEATURES, CURVE_FEATURES, QUERY_FEATURES, Tokens
+from hybrid.amortized.coordinates import CONTEXT_FEATURES, QUERY_FEATURES, Tokens
 
 REFERENCE_DOF = 5.0  # of the Student t whose quantiles are the edges of the bins
 
 
 class Prediction(NamedTuple):
-    """What the network says about each query, in z = (v - loc) / scale with the loc and scale of the tokens."""
+    """What the network says about each query, in z = (v - loc) / scale with loc and scale as `placed` gives them."""
 
+    gate: Tensor  #: (B, M) logit of the trust in the law rather than the smoother
     centre: Tensor  #: (B, M)
     log_width: Tensor  #: (B, M)
     logits: Tensor  #: (B, M, bins + 2)
+
+
+def placed(prediction: Prediction, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Loc and scale (B, M) of each query: the forecasts of law and smoother, weighted by their precision and the gate."""
+    logits = torch.stack([prediction.gate, -prediction.gate], -1).double()
+    log_precision = torch.nn.functional.logsigmoid(logits) - 2.0 * tokens.scale.log()
+    total = log_precision.logsumexp(-1, keepdim=True)
+    return ((log_precision - total).exp() * tokens.loc).sum(-1), (-0.5 * total[..., 0]).exp()
 
 
 class _Block(nn.Module):
@@ -57,22 +66,29 @@ class Network(nn.Module):
         Bins of the bar distribution.
     summaries
         Extra tokens that summarise the context for the parameter head.
+    shared
+        Size of what all points of a curve share.
+    trust
+        Initial logit of the trust in the law.
     """
 
     edges: Tensor
 
-    def __init__(self, layers: int, width: int, heads: int, inner: int, bins: int, summaries: int) -> None:
+    def __init__(
+        self, layers: int, width: int, heads: int, inner: int, bins: int, summaries: int, shared: int, trust: float
+    ) -> None:
         super().__init__()
         self.of_context = nn.Linear(CONTEXT_FEATURES, width)
         self.of_query = nn.Linear(QUERY_FEATURES, width)
-        self.of_curve = nn.Linear(CURVE_FEATURES, width)
+        self.of_curve = nn.Linear(shared, width)
         self.summary = nn.Parameter(torch.randn(summaries, width) * 0.5)
         self.observed = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(_Block(width, heads, inner) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, bins + 4)
+        self.head = nn.Linear(width, bins + 5)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        nn.init.constant_(self.head.bias[:1], trust)
         self.register_buffer("edges", _student_edges(bins))
 
     def forward(self, tokens: Tokens, observed: int = 0) -> tuple[Prediction, Tensor]:
@@ -97,7 +113,7 @@ class Network(nn.Module):
         with torch.autocast(device, enabled=False):
             points = self.norm(points.float())
             out = self.head(points[:, :queries])
-        return Prediction(out[..., 0], out[..., 1], out[..., 2:]), points[:, queries:]
+        return Prediction(out[..., 0], out[..., 1], out[..., 2], out[..., 3:]), points[:, queries:]
 
 
 def _student_edges(bins: int) -> Tensor:

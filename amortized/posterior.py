@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, biject_to
 
-from hybrid.amortized.coordinates import CURVE_FEATURES
+from hybrid.amortized.coordinates import Described, curve_features, mode_features
+from hybrid.amortized.law_frame import FARTHEST as LARGEST
+from hybrid.amortized.law_frame import MODES, LawFrame, Modes
+from hybrid.amortized.settings import Settings
 from hybrid.models.coordinates import Frame
 from hybrid.models.namespace import get_namespace
 from hybrid.models.nslpfn import NslPfn
@@ -22,7 +25,9 @@ Distribution.set_default_validate_args(_validates)  # importing zuko turns torch
 SPLINE_BINS = 8
 SUMMARY = 64  # what the transforms are conditioned on: they run once per draw, so it is kept short
 LEAST_SLOPE = 1e-5
-PRIOR_DRAWS = 20_000
+LEAST_WEIGHT = 1e-6  # of a mode of the law
+PRIOR_LOGIT = -3.0  # initial log weight of the prior's frame
+FARTHEST = 1e3  # a frame in which the parameters lie further out than this has no part in their density
 
 
 def _classes(prior: AbstractPrior) -> tuple[Mapping[str, int], ...]:
@@ -32,15 +37,18 @@ def _classes(prior: AbstractPrior) -> tuple[Mapping[str, int], ...]:
 
 
 class FlowHead(nn.Module):
-    """q(theta | context) for a prior with continuous parameters.
+    """q(theta | context) for a prior with continuous parameters: a mixture of one normalizing flow in three frames.
 
-    The parameters are mapped to the real line and standardised by their prior; what a linear function of the curve's
-    features, in single precision, explains is taken off, so that a level known to one in 10,000 asks nothing of the network
-    but a small scale. The rest follows a masked autoregressive affine map (Papamakarios et al. 2017) and neural spline
-    couplings (Durkan et al. 2019).
+    Two frames are the modes of the law that was fitted to the context, in which the parameters are whitened by the Laplace
+    approximation there: what the data pin down to one in 10,000 asks nothing of the network. The third is the prior, for what
+    the two modes miss. In each the parameters follow a masked autoregressive affine map (Papamakarios et al. 2017) and
+    neural spline couplings (Durkan et al. 2019), conditioned on the context and the frame; the network weighs the frames.
+    The density is that of the mixture, exact.
 
     Parameters
     ----------
+    law
+        The law of the prior, which is fitted to contexts.
     prior
         Its parameters.
     features
@@ -49,11 +57,9 @@ class FlowHead(nn.Module):
         Number of spline couplings, and width of the perceptrons that condition all transforms.
     """
 
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, prior: Prior, features: int, transforms: int, hidden: int) -> None:
+    def __init__(self, law: LawFrame, prior: Prior, features: int, transforms: int, hidden: int) -> None:
         super().__init__()
+        self._law = (law,)  # the model owns it
         self.prior = prior
         self.names = tuple(p.name for p in prior.parameters)
         size = len(self.names)
@@ -73,52 +79,95 @@ class FlowHead(nn.Module):
             zuko.distributions.DiagNormal, torch.zeros(size), torch.ones(size), buffer=True
         )
         self.flow = zuko.lazy.Flow(steps, base)
-        self.summary = nn.Linear(features, SUMMARY)
-        self.linear = nn.Linear(CURVE_FEATURES, size)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            draws = self._unconstrain(prior.draw_torch(PRIOR_DRAWS, torch.float64))
-        self.register_buffer("loc", draws.mean(0).float())
-        self.register_buffer("scale", draws.std(0).float())
+        of_curve = features + curve_features(law.size)
+        self.summary = nn.Linear(of_curve, SUMMARY)
+        self.of_mode = nn.Linear(mode_features(law.size), SUMMARY)
+        self.of_frame = nn.Parameter(0.1 * torch.randn(MODES + 1, SUMMARY))
+        self.weight = nn.Linear(of_curve, MODES + 1)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.zeros_(self.weight.bias)
 
     def _bijections(self, like: Tensor) -> list[Any]:
         return [biject_to(p.distribution.torch(like.dtype, like.device).support) for p in self.prior.parameters]
 
-    def _unconstrain(self, theta: Mapping[str, Tensor]) -> Tensor:
-        some = theta[self.names[0]]
-        return torch.stack([b.inv(theta[k]) for k, b in zip(self.names, self._bijections(some), strict=True)], -1)
+    def _flow(self, summary: Tensor, described: Described) -> tuple[Any, Tensor]:
+        """The flow's distribution, batch (B, frames), and the log weights of the frames, (B, frames)."""
+        known = torch.cat([summary, described.curve], -1)
+        by_mode = self.of_mode(described.by_mode)
+        by_frame = torch.cat([by_mode, torch.zeros_like(by_mode[:, :1])], 1) + self.of_frame
+        evidence = described.modes.weight.float().clamp(min=LEAST_WEIGHT).log()
+        prior = torch.full_like(evidence[:, :1], PRIOR_LOGIT)
+        log_weight = (torch.cat([evidence, prior], 1) + self.weight(known)).log_softmax(-1)
+        return self.flow(self.summary(known)[:, None] + by_frame), log_weight
 
-    def _standardise(self, theta: Mapping[str, Tensor], curve: Tensor) -> Tensor:
-        exact = (self._unconstrain(theta) - self.loc) / self.scale
-        standard: Tensor = (exact - self.linear(curve)).float()
-        return standard
+    def _frames(self, modes: Modes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Centre (B, F, d + 1) of s and log sigma in each frame, R' (B, F, d, d), sd of log sigma (B, F), and log |dz/ds|."""
+        law = self._law[0]
+        batch, _, size = modes.s.shape
+        mu, tau = law.noise.expand(batch, 2).unbind(1)
+        centre = torch.cat([modes.s, torch.zeros_like(modes.s[:, :1])], 1)
+        log_sigma = torch.cat([modes.log_sigma, mu[:, None]], 1)
+        eye = torch.eye(size, dtype=modes.s.dtype, device=modes.s.device).expand(batch, 1, size, size)
+        whiten = torch.cat([modes.root.mT, eye], 1)
+        log_sigma_sd = torch.cat([modes.log_sigma_sd, tau[:, None]], 1)
+        volume = whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1) - log_sigma_sd.log()
+        return torch.cat([centre, log_sigma[..., None]], -1), whiten, log_sigma_sd, volume
 
-    def loss(self, theta: Mapping[str, Tensor], summary: Tensor, curve: Tensor) -> Tensor:
-        """-log q of the standardised parameters, nats per parameter, shape (B,)."""
-        loss: Tensor = -self.flow(self.summary(summary)).log_prob(self._standardise(theta, curve)) / len(self.names)
-        return loss
+    def _split(self, theta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """s and log sigma, and log of their volume over that of the unconstrained parameters."""
+        law = self._law[0]
+        s = (law.unconstrain(theta) - law.loc) / law.scale
+        sigma = theta["sigma"]
+        bijection = self._bijections(sigma)[self.names.index("sigma")]
+        jacobian = bijection.log_abs_det_jacobian(bijection.inv(sigma), sigma) - sigma.log()
+        return torch.cat([s, sigma.log()[..., None]], -1), jacobian - law.scale.log().sum()
+
+    def _log_q(self, both: Tensor, summary: Tensor, described: Described) -> Tensor:
+        """log q of s and log sigma (..., B, d + 1)."""
+        flow, log_weight = self._flow(summary, described)
+        centre, whiten, log_sigma_sd, volume = self._frames(described.modes)
+        away = both[..., None, :] - centre  # (..., B, F, d + 1)
+        z = (whiten @ away[..., :-1, None])[..., 0]
+        z = torch.cat([z, away[..., -1:] / log_sigma_sd[..., None]], -1)
+        near = z.abs().amax(-1) < FARTHEST
+        log_q = flow.log_prob(torch.where(near[..., None], z, 0.0).float())
+        each = torch.where(near, log_q + volume + log_weight, -torch.inf)
+        return each.logsumexp(-1)
+
+    def loss(self, theta: Mapping[str, Tensor], summary: Tensor, described: Described) -> Tensor:
+        """-log q of the parameters over what the likeliest frame's whitening alone gives, nats per parameter, shape (B,)."""
+        both, _ = self._split(theta)
+        volume = self._frames(described.modes)[3][:, 0]
+        loss: Tensor = (volume - self._log_q(both, summary, described)) / len(self.names)
+        return loss.float()
 
     @torch.no_grad()
-    def sample(self, summary: Tensor, curve: Tensor, draws: int) -> tuple[dict[str, Tensor], Tensor]:
+    def sample(self, summary: Tensor, described: Described, draws: int) -> tuple[dict[str, Tensor], Tensor]:
         """Draws by name, and log q of each over the unconstrained parameters; shapes (draws, B), float64."""
-        z, log_q = self.flow(self.summary(summary)).rsample_and_log_prob((draws,))
-        return self._restore(z.double(), log_q.double(), curve)
+        flow, log_weight = self._flow(summary, described)
+        centre, whiten, log_sigma_sd, _ = self._frames(described.modes)
+        batch = len(summary)
+        z = flow.rsample((draws,)).double()  # (draws, B, F, d + 1)
+        frame = torch.multinomial(log_weight.exp(), draws, replacement=True).T  # (draws, B)
+        z = z.gather(2, frame[..., None, None].expand(draws, batch, 1, z.shape[-1]))[:, :, 0]
+        row = torch.arange(batch, device=z.device)
+        # R'(s - mode) = z, R' upper triangular
+        away = torch.linalg.solve_triangular(whiten[row, frame], z[..., :-1, None], upper=True)[..., 0]
+        both = torch.cat([away, (z[..., -1] * log_sigma_sd[row, frame])[..., None]], -1) + centre[row, frame]
+        theta = self._law[0].constrain(both[..., :-1])
+        theta["sigma"] = both[..., -1].clamp(-LARGEST, LARGEST).exp()
+        theta = {name: theta[name] for name in self.names}
+        both, volume = self._split(theta)
+        return theta, self._log_q(both, summary, described) + volume
 
     def log_joint(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, frame: Frame) -> Tensor:
         """log p(theta, y | x) over the unconstrained parameters, nats, of the shape of theta's tensors; x, y of shape (n,)."""
-        real = self._unconstrain(theta).unbind(-1)
-        bijections = self._bijections(real[0])
+        bijections = self._bijections(theta[self.names[0]])
+        real = [b.inv(theta[k]) for k, b in zip(self.names, bijections, strict=True)]
         scale = [b.log_abs_det_jacobian(u, theta[k]) for k, b, u in zip(self.names, bijections, real, strict=True)]
         prior: Tensor = sum(self.prior.log_prior(theta).values()) + sum(scale)
         found: Tensor = prior + self.prior.log_likelihood(theta, x, y, frame).sum(-1)
         return torch.where(found.isnan(), -torch.inf, found)  # as NUTS has it where a law breaks down
-
-    def _restore(self, z: Tensor, log_q: Tensor, curve: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        real = (z + self.linear(curve).double()) * self.scale.double() + self.loc.double()
-        theta = {k: b(real[..., i]) for i, (k, b) in enumerate(zip(self.names, self._bijections(real), strict=True))}
-        return theta, log_q - self.scale.double().log().sum()
 
 
 class ClassHead(nn.Module):
@@ -140,9 +189,9 @@ class ClassHead(nn.Module):
         self.classes = _classes(prior)
         self.logits = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, len(self.classes)))
 
-    def loss(self, theta: Mapping[str, Tensor], summary: Tensor, curve: Tensor) -> Tensor:
+    def loss(self, theta: Mapping[str, Tensor], summary: Tensor, described: Described) -> Tensor:
         """-log q of the class, nats, shape (B,)."""
-        del curve
+        del described
         if isinstance(self.prior, Prior):
             index = self.prior.law.class_of(get_namespace("torch"), theta).long()
         else:
@@ -155,8 +204,9 @@ class ClassHead(nn.Module):
         return found
 
 
-def parameter_head(prior: AbstractPrior, features: int, transforms: int, hidden: int) -> FlowHead | ClassHead | None:
-    """The head that suits a prior: a flow where all parameters are continuous, else one over its classes, if it has any."""
-    if isinstance(prior, Prior) and prior.is_continuous:
-        return FlowHead(prior, features, transforms, hidden)
-    return ClassHead(prior, features, hidden) if _classes(prior) else None
+def parameter_head(law: LawFrame, prior: AbstractPrior, settings: Settings) -> FlowHead | ClassHead | None:
+    """The head that suits a prior: a flow where its own law is fitted, else one over its classes, if it has any."""
+    features = settings.summaries * settings.width
+    if law.prior is prior:
+        return FlowHead(law, law.prior, features, settings.transforms, settings.hidden)
+    return ClassHead(prior, features, settings.hidden) if _classes(prior) else None

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hybrid.amortized.bar_distribution import BarDistribution
-from hybrid.amortized.coordinates import Tokens, to_value, tokenize
+from hybrid.amortized.coordinates import Described, ask, describe, to_value
 from hybrid.amortized.model import AmortizedModel
+from hybrid.amortized.network import placed
 from hybrid.models.coordinates import Frame
 
 Array = Any
@@ -31,36 +32,55 @@ class Contexts:
         True on the first points of each row, shape (B, N).
     frame
         Fields of shape (B, 1).
+    starts
+        Where the fit of the law begins, if that is known.
+    described
+        The contexts in relative coordinates, if they have been described already.
     """
 
-    def __init__(self, model: AmortizedModel, x: Tensor, y: Tensor, mask: Tensor, frame: Frame) -> None:
+    def __init__(
+        self,
+        model: AmortizedModel,
+        x: Tensor,
+        y: Tensor,
+        mask: Tensor,
+        frame: Frame,
+        starts: Tensor | None = None,
+        described: Described | None = None,
+    ) -> None:
         self.model, self.x, self.y, self.mask, self.frame = model, x, y, mask, frame
+        self._starts, self._described = starts, described
 
     def row(self, i: int) -> "Contexts":
         """One of the contexts, without its padding."""
         size = int(self.mask[i].sum())
         x, y, mask = (part[i : i + 1, :size] for part in (self.x, self.y, self.mask))
-        return Contexts(self.model, x, y, mask, Frame(*(field[i : i + 1] for field in self.frame)))
+        frame = Frame(*(field[i : i + 1] for field in self.frame))
+        return Contexts(self.model, x, y, mask, frame, described=self.described.row(i))
 
-    @torch.inference_mode()
-    def tokens(self, query: Tensor) -> Tokens:
-        """Contexts and queries (B, M) as the network sees them."""
-        return tokenize(self.x, self.y, self.mask, query, self.frame, self.model.logarithmic)
+    @property
+    def described(self) -> Described:
+        """The contexts in relative coordinates; made once."""
+        if self._described is None:
+            with torch.inference_mode():
+                self._described = describe(self.x, self.y, self.mask, self.frame, self.model.law, self._starts)
+        return self._described
 
     @torch.inference_mode()
     def bars(self, query: Tensor) -> BarDistribution:
         """The distribution of v, log y or y, at queries (B, M) in the prior's coordinates; float64."""
-        tokens = self.tokens(query)
+        tokens = ask(self.described, query, self.model.law)
         prediction, _ = self.model.network(tokens)
-        loc = tokens.loc + tokens.scale * prediction.centre.double()
-        scale = tokens.scale * prediction.log_width.double().exp()
+        loc, scale = placed(prediction, tokens)
+        loc = loc + scale * prediction.centre.double()
+        scale = scale * prediction.log_width.double().exp()
         return BarDistribution(prediction.logits.double(), self.model.network.edges, loc, scale, validate_args=False)
 
     @torch.inference_mode()
-    def summary(self) -> tuple[Tensor, Tensor]:
-        """The summaries (B, summaries * width) and the curves' features, which the parameter head takes."""
-        tokens = self.tokens(self.x[:, :0])
-        return self.model.network(tokens)[1].flatten(1), tokens.curve
+    def summary(self) -> tuple[Tensor, Described]:
+        """The summaries (B, summaries * width) and the description, which the parameter head takes."""
+        tokens = ask(self.described, self.x[:, :0], self.model.law)
+        return self.model.network(tokens)[1].flatten(1), self.described
 
 
 def _trimmed_exponential(t: Tensor, sign: float) -> Tensor:
@@ -199,6 +219,15 @@ class AmortizedPredictive:
         marginal = self._quantiles(self._bars(x), torch.as_tensor(levels)[:, None])[:, 0]
         return np.take_along_axis(marginal, ranks, 0)
 
+    def _extended(self, x: Tensor, y: Tensor) -> Contexts:
+        """Draws (n, N) as contexts. They share their x and most of y: the law is fitted from the modes of their mean."""
+        c, known = self._contexts, torch.ones_like(x, dtype=torch.bool)
+        frame = c.frame._replace(last=x[:1, -1:])
+        mean = y.log().mean(0, keepdim=True).exp() if self._logarithmic else y.mean(0, keepdim=True)
+        starts = Contexts(c.model, x[:1], mean, known[:1], frame).described.modes.s.transpose(0, 1)
+        wide = Frame(*(field.expand(len(x), 1) for field in frame))
+        return Contexts(c.model, x, y, known, wide, starts.expand(-1, len(x), -1))
+
     def _autoregress(self, query: Tensor, chosen: Array, rest: Array, uniform: Array) -> Array:
         """Curves at sorted positions (1, n_x) in coordinates, shape (draws, n_x), up to the y scale."""
         draws = uniform.shape[1]
@@ -213,8 +242,7 @@ class AmortizedPredictive:
             by_x = xs.argsort(dim=1, stable=True)
             ys = torch.cat([pair[1] for pair in known], 1).gather(1, by_x)
             xs = xs.gather(1, by_x)
-            frame = c.frame._replace(last=xs[:, -1:])
-            batch = Contexts(c.model, xs, ys, torch.ones_like(xs, dtype=torch.bool), frame)
+            batch = self._extended(xs, ys)
             at = query[:, part].expand(draws, -1)
             bars = batch.bars(at)
             lost = self._lost(bars)

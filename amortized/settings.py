@@ -55,7 +55,7 @@ class Settings:
         If a value is outside what it may be.
     """
 
-    layers: int = 6
+    layers: int = 4
     width: int = 128
     heads: int = 4
     inner: int = 512

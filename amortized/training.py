@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from hybrid.amortized.bar_distribution import BarDistribution
 from hybrid.amortized.checkpoint import TrainingState, load_state, save_state
-from hybrid.amortized.coordinates import Tokens, to_value, tokenize
+from hybrid.amortized.coordinates import Tokens, ask, describe, to_value
 from hybrid.amortized.design import Design, DesignBatch
 from hybrid.amortized.model import AmortizedModel, build_model
-from hybrid.amortized.network import REFERENCE_DOF, Prediction
+from hybrid.amortized.network import REFERENCE_DOF, Prediction, placed
 from hybrid.amortized.sampler import CurveBatch, draw_curves
 from hybrid.amortized.settings import Settings
 from hybrid.models.errors import InvalidArgumentError, TrainingError
@@ -63,11 +63,14 @@ def shards(design: Design, settings: Settings, step: int, device: torch.device) 
 
 def prediction_loss(prediction: Prediction, edges: Tensor, tokens: Tokens, v: Tensor) -> Tensor:
     """-log density of the bars at v plus -log density of the t distribution that places them, nats, shape (B, M)."""
-    z = ((v - tokens.loc) / tokens.scale).clamp(-FARTHEST, FARTHEST).float()
+    loc, scale = placed(prediction, tokens)
+    # Both densities are of v in units of the likelier frame's sd, so that the loss is a difference from that frame.
+    unit = tokens.scale.amin(-1)
+    z = ((v - loc) / scale).clamp(-FARTHEST, FARTHEST).float()
     centre, log_width = prediction.centre, prediction.log_width
-    placing = log_width - REFERENCE.log_prob((z - centre) * (-log_width).exp())
+    placing = log_width - REFERENCE.log_prob((z - centre) * (-log_width).exp()) + (scale / unit).log().float()
     bars = BarDistribution(prediction.logits, edges, centre.detach(), log_width.detach().exp(), validate_args=False)
-    loss: Tensor = placing - bars.log_prob(z)
+    loss: Tensor = placing - bars.log_prob(z.detach()) + (scale / unit).log().float().detach()
     return loss
 
 
@@ -81,7 +84,9 @@ def curve_loss(
         share = torch.rand(y.shape, generator=generator, device=y.device, dtype=torch.float64)
         seen = (share * curves.mask.sum(1, keepdim=True)).long()
         x, y = torch.cat([x, curves.x_context.gather(1, seen)], 1), torch.cat([y, curves.y_context.gather(1, seen)], 1)
-    tokens = tokenize(curves.x_context, curves.y_context, curves.mask, x, curves.frame, model.logarithmic)
+    with torch.no_grad():
+        described = describe(curves.x_context, curves.y_context, curves.mask, curves.frame, model.law)
+        tokens = ask(described, x, model.law)
     prediction, summary = model.network(tokens, observed=x.shape[1] - targets)
     points = prediction_loss(prediction, model.network.edges, tokens, to_value(y, model.logarithmic))
     forecast = points[:, :targets].mean()
@@ -90,7 +95,7 @@ def curve_loss(
         loss = loss + settings.context_weight * points[:, targets:].mean()
     if model.head is not None and settings.parameter_weight:
         with torch.autocast(y.device.type, enabled=False):
-            posterior = model.head.loss(curves.theta, summary.flatten(1).float(), tokens.curve)
+            posterior = model.head.loss(curves.theta, summary.flatten(1).float(), described)
         loss = loss + settings.parameter_weight * posterior.mean()
     return loss, forecast.detach()
 

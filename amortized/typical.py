@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from hybrid.amortized.coordinates import CURVE_FEATURES
-
 COMPONENTS = 24
 SHARE = 0.995  # of the training curves that count as typical by each of the criteria
 
@@ -27,6 +25,8 @@ class Typical(nn.Module):
     ----------
     features
         Size of the summary.
+    shared
+        Size of what all points of a curve share.
     """
 
     centre: Tensor
@@ -35,16 +35,16 @@ class Typical(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, shared: int) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("axes", torch.zeros(features, min(COMPONENTS, features)))
         self.register_buffer("limit", torch.ones(()))
-        self.register_buffer("low", torch.zeros(CURVE_FEATURES))
-        self.register_buffer("high", torch.zeros(CURVE_FEATURES))
+        self.register_buffer("low", torch.zeros(shared))
+        self.register_buffer("high", torch.zeros(shared))
 
     def measure(self, summary: Tensor, curve: Tensor) -> None:
-        """Learn from the summaries (S, features) and curve features (S, CURVE_FEATURES) of training curves."""
+        """Learn from the summaries (S, features) and curve features (S, curve_features) of training curves."""
         self.centre.copy_(summary.mean(0))
         _, spread, axes = torch.linalg.svd((summary - self.centre).double(), full_matrices=False)
         count = self.axes.shape[1]
@@ -60,7 +60,7 @@ class Typical(nn.Module):
         return ((summary - self.centre) @ self.axes).square().sum(-1).sqrt()
 
     def remarks(self, summary: Tensor, curve: Tensor) -> list[list[str]]:
-        """For each context what is untypical of it, in words; summaries (B, features), curve features (B, CURVE_FEATURES)."""
+        """For each context what is untypical of it, in words; summaries (B, features), curve features (B, curve_features)."""
         distance = (self._distance(summary) / self.limit).tolist()
         outside = (curve < self.low) | (curve > self.high)
         found = []

@@ -46,6 +46,21 @@ def cdf_distance(quantiles: Array, levels: Array, cdf: Callable[[Array], Array])
     return np.median(np.abs(np.stack([cdf(row) for row in quantiles]) - levels[:, None]), axis=0)
 
 
+def wasserstein(first: Array, second: Array) -> Array:
+    """The Wasserstein-1 distance of two distributions from their quantiles at the same evenly spaced levels.
+
+    Parameters
+    ----------
+    first, second
+        Shape (levels, n), in units of y.
+
+    Returns
+    -------
+    Array of shape (n,), in units of y: the mean absolute difference of the quantiles.
+    """
+    return np.mean(np.abs(np.asarray(first) - np.asarray(second)), axis=0)
+
+
 def c2st(first: Mapping[str, Array], second: Mapping[str, Array], draws: int = 1000, folds: int = 2, seed: int = 0) -> float:
     """Classifier two-sample test: the held-out accuracy with which a network tells two sets of draws apart.
 

@@ -175,15 +175,15 @@ def write_datatree(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
         raise InvalidArgumentError(f"cannot write {path}: {error}") from None
 
 
-def read_datatree(path: str | os.PathLike[str]) -> xr.DataTree:
-    """Read a tree that `write_datatree` wrote, into memory.
+def read_datatree(path: str | os.PathLike[str], form: str = FORMAT) -> xr.DataTree:
+    """Read a tree of the given format that `write_datatree` wrote, into memory.
 
     Raises
     ------
     FileFormatError
-        If the file is missing, damaged, or not one of a fit.
+        If the file is missing, damaged, or of another format.
     """
-    remedy = "save a fit again with fit.save(...)"
+    remedy = f"save a {form.split()[1]} again with its save(...)"
     try:
         content = io.BytesIO(Path(path).read_bytes())  # in memory, a file that turns out damaged is not left open
     except FileNotFoundError:
@@ -193,11 +193,11 @@ def read_datatree(path: str | os.PathLike[str]) -> xr.DataTree:
     try:
         with h5py.File(content) as file:  # before h5netcdf, whose half-opened files complain on stderr
             file.visititems(lambda _, item: dict(item.attrs))
-            is_fit = file.attrs.get("format") == FORMAT
+            is_fit = file.attrs.get("format") == form
         with xr.open_datatree(content, engine="h5netcdf") as opened:
             tree = opened.load()
     except Exception as error:  # what a damaged HDF5 file raises is open-ended
         raise FileFormatError(f"{path} is damaged or not NetCDF ({error}): {remedy}") from None
     if not is_fit:
-        raise FileFormatError(f"{path} is not a fit of this version of Hybrid: {remedy}")
+        raise FileFormatError(f"{path} is not a {form.split()[1]} of this version of Hybrid: {remedy}")
     return tree

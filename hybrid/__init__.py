@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybrid.amortized.release import train_prior as train
+    from hybrid.benchmarking import Benchmark, benchmark
+    from hybrid.calibrating import Calibration, calibrate, load_calibration
+    from hybrid.checking import health, loo, plot_checks, sensitivity
+    from hybrid.comparing import Agreement, agreement
     from hybrid.curve import Curve
     from hybrid.fitting import fit, fit_many, priors
     from hybrid.models.distributions import Distribution
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
         HybridError,
         InvalidArgumentError,
         InvalidCurveError,
+        ReportError,
         UnknownNameError,
     )
     from hybrid.models.law import Law
@@ -21,9 +26,13 @@ if TYPE_CHECKING:
     from hybrid.models.registry import get_prior, prior_from_json
     from hybrid.published import examples, load_example
     from hybrid.reading import read_csv, read_curves
+    from hybrid.reporting import write_report
     from hybrid.result import Fit, load_fit
 
 __all__ = [
+    "Agreement",
+    "Benchmark",
+    "Calibration",
     "Curve",
     "Distribution",
     "EngineUnavailableError",
@@ -35,23 +44,37 @@ __all__ = [
     "Law",
     "Parameter",
     "Prior",
+    "ReportError",
     "UnknownNameError",
+    "agreement",
+    "benchmark",
+    "calibrate",
     "examples",
     "fit",
     "fit_many",
     "get_prior",
+    "health",
+    "load_calibration",
     "load_example",
     "load_fit",
+    "loo",
+    "plot_checks",
     "prior_from_json",
     "priors",
     "read_csv",
     "read_curves",
+    "sensitivity",
     "train",
+    "write_report",
 ]
 
 # Names are imported when first used, so that `import hybrid` and the command line start at once.
 _HOMES = {
     "hybrid.amortized.release": ("train",),
+    "hybrid.benchmarking": ("Benchmark", "benchmark"),
+    "hybrid.calibrating": ("Calibration", "calibrate", "load_calibration"),
+    "hybrid.checking": ("health", "loo", "plot_checks", "sensitivity"),
+    "hybrid.comparing": ("Agreement", "agreement"),
     "hybrid.curve": ("Curve",),
     "hybrid.fitting": ("fit", "fit_many", "priors"),
     "hybrid.models.distributions": ("Distribution",),
@@ -61,6 +84,7 @@ _HOMES = {
         "HybridError",
         "InvalidArgumentError",
         "InvalidCurveError",
+        "ReportError",
         "UnknownNameError",
     ),
     "hybrid.models.law": ("Law",),
@@ -68,6 +92,7 @@ _HOMES = {
     "hybrid.models.registry": ("get_prior", "prior_from_json"),
     "hybrid.published": ("examples", "load_example"),
     "hybrid.reading": ("read_csv", "read_curves"),
+    "hybrid.reporting": ("write_report",),
     "hybrid.result": ("Fit", "load_fit"),
 }
 _NAMES_THERE = {"train": "train_prior"}

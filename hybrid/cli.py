@@ -1,4 +1,4 @@
-"""The `hybrid` command: fit, compare, train, priors, examples, demo."""
+"""The `hybrid` command: fit, compare, train, calibrate, report, benchmark, priors, examples, demo."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hybrid.benchmark_command import benchmark_command
+from hybrid.calibration_commands import calibrate_command, report_command
 from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError
+from hybrid.output import format_table, replacing
 
 if TYPE_CHECKING:
     from hybrid.curve import Curve
@@ -48,22 +49,6 @@ class _Group(click.Group):
             raise _Failure(f"{where}{error.strerror or error}") from None
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place only once it is complete."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _check_output(path: Path | None, formats: Sequence[str]) -> None:
     """Fail before the fit, not after it, where the result could not be written."""
     if path is None:
@@ -77,7 +62,7 @@ def _check_output(path: Path | None, formats: Sequence[str]) -> None:
 
 
 def _save_fit(fit: Fit, path: Path) -> None:
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         fit.save(temporary)
     click.echo(f"wrote {path}")
 
@@ -92,7 +77,7 @@ def _save_plot(draw: Callable[[Any], Any], path: Path) -> None:
     figure = Figure(**figure_settings())
     FigureCanvasAgg(figure)
     draw(figure.add_subplot())
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
     click.echo(f"wrote {path}")
 
@@ -175,16 +160,6 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Columns of text, aligned to the right except for those numbered in `left`."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = []
-    for row in (header, *rows):
-        cells = [f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(row)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def _positions(curve: Curve, at: Sequence[float], horizon: float) -> tuple[list[float], list[float | None]]:
     """Where to forecast: as asked, or else at the held-out points, or else at the horizon. With what was observed there."""
     if at:
@@ -214,7 +189,7 @@ def _forecast(fit: Fit, xs: Sequence[float], observed: Sequence[float | None], t
         if below is not None:
             row.append(f"{below[i]:.3f}")
         rows.append(row)
-    return _table(header, rows)
+    return format_table(header, rows)
 
 
 def _agreement(fits: Sequence[Fit], xs: Sequence[float]) -> str:
@@ -230,7 +205,7 @@ def _agreement(fits: Sequence[Fit], xs: Sequence[float]) -> str:
             rows.append([*row, *(f"{ratio:.3f}" for ratio in ratios)])
     first = fits[0].engine
     header = [fits[0].curve.x_label, "engine", "median", "90 % interval", f"median / {first}", f"width / {first}"]
-    return _table(header, rows, left=(0, 1))
+    return format_table(header, rows, left=(0, 1))
 
 
 def _describe(curve: Curve) -> str:
@@ -258,22 +233,25 @@ def _compare(
     """
     from hybrid.fitting import fit
 
-    fits = []
+    fits: list[Fit] = []
     for engine in COMPARED:
         try:
-            found = fit(curve, prior, engine, horizon, y_scale, seed)
+            fits.append(fit(curve, prior, engine, horizon, y_scale, seed))
         except EngineUnavailableError as error:
             click.echo(f"{engine}: skipped, {error}")
             continue
-        click.echo(found.verdict)
-        fits.append(found)
+        click.echo(fits[-1].verdict)
     if not fits:
         raise EngineUnavailableError(f"no engine can serve prior {prior!r}")
     xs, observed = _positions(curve, at, horizon)
-    for found in fits:
-        click.echo(f"\n{found.engine}\n{_forecast(found, xs, observed, threshold)}")
+    for each in fits:
+        click.echo(f"\n{each.engine}\n{_forecast(each, xs, observed, threshold)}")
     if len(fits) > 1:
         click.echo(f"\nagreement\n{_agreement(fits, xs)}")
+        from hybrid.comparing import verdicts
+
+        for found in verdicts(fits):
+            click.echo(f"\n{found.verdict}")
     return fits
 
 
@@ -315,7 +293,9 @@ def fit_command(engine: str, out: Path | None, **options: Any) -> None:
 def compare_command(**options: Any) -> None:
     """Fit one curve with every engine that can serve the prior, side by side.
 
-    The agreement table holds medians and 90 % intervals, and their ratios to those of the first engine.
+    The agreement table holds medians and 90 % intervals, and their ratios to those of the first engine. The last line says
+    whether the engines agree: by the difference of their predictive distributions up to the horizon, and by a classifier
+    that tries to tell their parameters apart.
     """
     request = _Request(**options)
     _check_output(request.plot, PLOT_FORMATS)
@@ -396,6 +376,10 @@ def _read_json(path: Path) -> Any:
         raise InvalidArgumentError(f"{path} is not JSON: {error}") from None
 
 
+for _command in (benchmark_command, calibrate_command, report_command):
+    main.add_command(_command)
+
+
 @main.command("priors")
 def priors_command() -> None:
     """List the priors, and the engines that can serve each."""
@@ -405,7 +389,7 @@ def priors_command() -> None:
         (str(name), str(row["engines"]), str(row["checkpoint"]), str(len(row["parameters"].split(", "))), str(row["law"]))
         for name, row in priors().iterrows()
     ]
-    click.echo(_table(("name", "engines", "checkpoint", "parameters", "law"), rows, left=(0, 1, 2, 4)))
+    click.echo(format_table(("name", "engines", "checkpoint", "parameters", "law"), rows, left=(0, 1, 2, 4)))
 
 
 @main.command("examples")

@@ -55,7 +55,7 @@ def available_engines(prior: AbstractPrior) -> tuple[str, ...]:
     return (*exact, "pfn") if _card(prior) is not None else exact
 
 
-def _resolve(prior: AbstractPrior, engine: str, options: Mapping[str, Any]) -> str:
+def resolve_engine(prior: AbstractPrior, engine: str, options: Mapping[str, Any]) -> str:
     """The engine that will run, "auto" included, or an error that names one that could."""
     if engine not in ENGINES:
         raise UnknownNameError(f"no engine called {engine!r}; there are {', '.join(ENGINES)}")
@@ -119,6 +119,11 @@ def _versions(engine: str) -> Mapping[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return MappingProxyType(found)
+
+
+def versions_of(engine: str) -> dict[str, str]:
+    """The software that an engine runs on, by package."""
+    return dict(_versions(engine))
 
 
 def fit(
@@ -199,7 +204,7 @@ def fit_many(
         if not isinstance(curve, Curve):
             raise InvalidCurveError(f"curve {i} is {type(curve).__name__}: build a hybrid.Curve(x, y) or use hybrid.read_csv")
     prior = get_prior(prior)
-    engine = _resolve(prior, engine, options)
+    engine = resolve_engine(prior, engine, options)
     seed = as_integer(seed, "seed", 0, 2**32 - 1)
     horizons, y_scales = _per_curve(horizon, len(curves), "horizon"), _per_curve(y_scale, len(curves), "y_scale")
     scales = [_scales(*each) for each in zip(curves, horizons, y_scales, strict=True)]
@@ -219,7 +224,7 @@ def _as_fits(
     seed: int,
     results: Sequence[EngineResult],
 ) -> list[Fit]:
-    versions = dict(_versions(engine))
+    versions = versions_of(engine)
     return [
         Fit(curve, prior, engine, *each, seed, result, versions)
         for curve, each, result in zip(curves, scales, results, strict=True)

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 # Okabe and Ito's palette: told apart under every common colour blindness, and by lightness in grey print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_STYLES = ("-", "--", "-.", ":")
-_WARNING = "#D55E00"
-_INK = "#222222"
-_MUTED = "#6B6B6B"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+STYLES = ("-", "--", "-.", ":")
+WARNING = "#D55E00"
+INK = "#222222"
+MUTED = "#6B6B6B"
 _GRID_POINTS = 128
 _LOG_X_DECADES = 1.3
 _LOG_Y_RATIO = 3.0
@@ -73,7 +73,7 @@ def _is_log_x(low: float, high: float) -> bool:
     return low > 0 and math.log10(high / low) > _LOG_X_DECADES
 
 
-def _is_log_y(values: Array) -> bool:
+def is_log_y(values: Array) -> bool:
     """Whether the data and the medians, all positive, span more than a factor of three."""
     return bool(np.min(values) > 0 and np.max(values) / np.min(values) > _LOG_Y_RATIO)
 
@@ -88,7 +88,7 @@ def _tick_label(value: float, powers: bool) -> str:
     return f"${power}$" if abs(mantissa - 1.0) < 1e-6 else rf"${mantissa:.3g}\times{power}$"
 
 
-def _log_axis(axis: Any, low: float, high: float) -> None:
+def log_axis(axis: Any, low: float, high: float) -> None:
     """A log scale whose ticks stay readable: 1, 2, 3, 5, 7 or 1, 2, 5 over few decades, powers of ten over many."""
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     decades = math.log10(high / low)
@@ -122,17 +122,17 @@ def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -
     outer = outer[np.isfinite(outer)]
     low, high = float(np.min(x)), float(np.max(x))
     if _is_log_x(low, high):
-        _log_axis(ax.xaxis, low, high)
+        log_axis(ax.xaxis, low, high)
         margin = (high / low) ** 0.03
         ax.set_xlim(low / margin, high * margin)
     else:
         ax.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
-    if _is_log_y(inner):
+    if is_log_y(inner):
         # A vague band can reach many decades down; a view of the data matters more than its last corner.
         reach = float(np.max(inner) / np.min(inner)) ** 0.75
         bottom = max(float(np.min(outer)), float(np.min(inner)) / reach)
         top = min(float(np.max(outer)), float(np.max(inner)) * reach)
-        _log_axis(ax.yaxis, bottom, top)
+        log_axis(ax.yaxis, bottom, top)
         margin = (top / bottom) ** 0.05
         ax.set_ylim(bottom / margin, top * margin)
     else:
@@ -152,7 +152,7 @@ def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -
 def _mark_last(ax: Axes, curve: Any, band: _Band) -> None:
     """A vertical line at the last context x, labelled on the side of the axes that the curve leaves free."""
     last = float(np.max(curve.x))
-    ax.axvline(last, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
+    ax.axvline(last, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
     level = float(np.interp(last, band.x, band.median))
     height = float(ax.transAxes.inverted().transform(ax.transData.transform((last, level)))[1])
     at_top = height < 0.6
@@ -161,7 +161,7 @@ def _mark_last(ax: Axes, curve: Any, band: _Band) -> None:
         "textcoords": "offset points",
         "va": "top" if at_top else "bottom",
         "fontsize": "small",
-        "color": _MUTED,
+        "color": MUTED,
     }
     edge = (last, 0.985 if at_top else 0.015)
     ax.annotate("observed", edge, (-5, 0), ha="right", **style)
@@ -180,10 +180,10 @@ def _held_out(fit: Fit, x_max: float | None) -> tuple[Array, Array]:
 def _draw_points(ax: Axes, fit: Fit, x_max: float | None) -> None:
     curve = fit.curve
     size = 30 if len(curve.x) <= 30 else 14
-    ax.scatter(curve.x, curve.y, s=size, color=_INK, linewidths=0, zorder=4, label="context")
+    ax.scatter(curve.x, curve.y, s=size, color=INK, linewidths=0, zorder=4, label="context")
     x, y = _held_out(fit, x_max)
     if len(x):
-        ax.scatter(x, y, s=size + 6, facecolors="white", edgecolors=_INK, linewidths=1.3, zorder=5, label="held out")
+        ax.scatter(x, y, s=size + 6, facecolors="white", edgecolors=INK, linewidths=1.3, zorder=5, label="held out")
 
 
 def _header(ax: Axes, name: str | None, title: str, colour: str) -> None:
@@ -259,15 +259,15 @@ def plot_fit(fit: Fit, ax: Axes | None = None, *, levels: Sequence[float] = (0.5
     masses = _levels(levels)
     band = _forecast(fit, _end(fit, x_max), masses)
     ax = _new_axes() if ax is None else ax
-    ax.plot(band.x, band.median, color=_COLOURS[0], linewidth=1.8, zorder=3, label="median")
+    ax.plot(band.x, band.median, color=COLOURS[0], linewidth=1.8, zorder=3, label="median")
     shades = np.linspace(0.38, 0.16, len(masses)) if len(masses) > 1 else [0.25]
     for mass, lower, upper, shade in zip(masses, band.lower, band.upper, shades, strict=True):
-        style: dict[str, Any] = {"color": _COLOURS[0], "alpha": float(shade), "linewidth": 0, "zorder": 2.5 - mass}
+        style: dict[str, Any] = {"color": COLOURS[0], "alpha": float(shade), "linewidth": 0, "zorder": 2.5 - mass}
         ax.fill_between(band.x, lower, upper, label=f"{_percent(mass)} {_interval_name(fit)}", **style)
     _draw_points(ax, fit, x_max)
     _set_axes(ax, fit, x_max, [band])
     title = f"prior {fit.prior.name}, engine {fit.engine}, {_status_text(fit)}"
-    _header(ax, fit.curve.name, title, _INK if fit.status == "ok" else _WARNING)
+    _header(ax, fit.curve.name, title, INK if fit.status == "ok" else WARNING)
     return ax
 
 
@@ -295,15 +295,15 @@ def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 
     InvalidArgumentError
         If there are no fits or more than four, they are not of the same curve, or level or x_max are out of range.
     """
-    if not 1 <= len(fits) <= len(_COLOURS):
-        raise InvalidArgumentError(f"plot_compare draws 1 to {len(_COLOURS)} fits, got {len(fits)}")
+    if not 1 <= len(fits) <= len(COLOURS):
+        raise InvalidArgumentError(f"plot_compare draws 1 to {len(COLOURS)} fits, got {len(fits)}")
     first = fits[0].curve
     if any(not (np.array_equal(f.curve.x, first.x) and np.array_equal(f.curve.y, first.y)) for f in fits):
         raise InvalidArgumentError("plot_compare needs fits of the same curve")
     masses = _levels([level])
     bands = [_forecast(fit, _end(fit, x_max), masses) for fit in fits]
     ax = _new_axes() if ax is None else ax
-    for fit, band, colour, style in zip(fits, bands, _COLOURS, _STYLES, strict=False):
+    for fit, band, colour, style in zip(fits, bands, COLOURS, STYLES, strict=False):
         label = f"{fit.engine}: median, {_percent(level)} {_interval_name(fit)}"
         ax.fill_between(band.x, band.lower[0], band.upper[0], color=colour, alpha=0.14, linewidth=0, zorder=2)
         for edge in (band.lower[0], band.upper[0]):
@@ -313,5 +313,5 @@ def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 
     _set_axes(ax, fits[0], x_max, bands)
     review = [f.engine for f in fits if f.status != "ok"]
     verdict = f"{', '.join(review)} needs review" if review else "ok"
-    _header(ax, first.name, f"prior {fits[0].prior.name}, {verdict}", _WARNING if review else _INK)
+    _header(ax, first.name, f"prior {fits[0].prior.name}, {verdict}", WARNING if review else INK)
     return ax

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from hybrid.amortized.importance import TRUSTED_K
 from hybrid.checks import as_floats, as_integer, as_positive
 from hybrid.curve import Curve
 from hybrid.diagnostics.datatree import build_datatree, flat_draws, read_datatree, write_datatree
-from hybrid.diagnostics.importance import pareto_k
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Array = Any
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SUMMARY_LEVELS = (0.05, 0.5, 0.95)
-TRUSTED_K = 0.7
 EDGE = 1e-9  # relative rounding that a position at the edge of the coordinates may carry
 
 
@@ -124,11 +123,11 @@ class Fit:
     def pareto_k(self) -> float:
         """k-hat of the importance weights of amortized parameter draws; NaN where there are none.
 
-        Below .7 the draws can be trusted; see `hybrid.diagnostics.importance.pareto_k`. It says nothing about `predict`, which
-        does not use the draws.
+        Below .7 the draws can be trusted, and have been resampled by their weights; see
+        `hybrid.amortized.importance.smoothed_weights`. It says nothing about `predict`, which does not use the draws.
         """
         stats = self.result.sample_stats
-        return pareto_k(stats["lp"], stats["log_q"]) if "log_q" in stats else float("nan")
+        return float(stats["k_hat"].flat[0]) if "k_hat" in stats else float("nan")
 
     @property
     def is_trusted(self) -> bool:

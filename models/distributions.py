@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from hybrid.models.errors import InvalidArgumentError
 
 # NumPyro and torch agree on the class name and on the names of the hyperparameters of these families.
@@ -124,3 +126,30 @@ class Distribution:
         family = getattr(torch.distributions, self.family)
         values = {k: torch.tensor(v, dtype=dtype, device=device) for k, v in self.hyperparameters}
         return family(**values)
+
+
+HARMLESS = 1e-12  # how near to the edge of their support values are taken
+
+
+def unconstrained(distribution: Distribution, values: Any) -> np.ndarray:
+    """Values on the real line: their logarithm where the support is positive, the logit of their place in an interval.
+
+    Parameters
+    ----------
+    distribution
+        Of a continuous family.
+    values
+        Array of any shape.
+
+    Returns
+    -------
+    Array of the same shape, finite.
+    """
+    found = np.asarray(values, dtype=float)
+    if distribution.family in ("Uniform", "Beta"):
+        low, high = (distribution["low"], distribution["high"]) if distribution.family == "Uniform" else (0.0, 1.0)
+        share = np.clip((found - low) / (high - low), HARMLESS, 1.0 - HARMLESS)
+        return np.log(share) - np.log1p(-share)
+    if distribution.family in ("Normal", "StudentT"):
+        return found
+    return np.log(np.maximum(found, HARMLESS))

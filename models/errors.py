@@ -30,3 +30,7 @@ class TrainingError(HybridError, ArithmeticError):
 
 class FileFormatError(HybridError, ValueError):
     """A file is damaged, of another format, or was written for another prior."""
+
+
+class ReportError(HybridError, RuntimeError):
+    """A report could not be made; the message says which of its cells failed, and how."""

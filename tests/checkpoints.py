@@ -10,7 +10,6 @@ import torch
 from hybrid.amortized import cards
 from hybrid.amortized.cards import Card
 from hybrid.amortized.checkpoint import load_checkpoint
-from hybrid.amortized.coordinates import CURVE_FEATURES
 from hybrid.amortized.design import Design
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.settings import Settings
@@ -41,7 +40,7 @@ def make_model() -> AmortizedModel:
     with torch.no_grad():
         for value in made.parameters():
             value.add_(0.05 * torch.randn_like(value))
-    made.typical.measure(torch.randn(200, 64), torch.randn(200, CURVE_FEATURES))
+    made.typical.measure(torch.randn(200, 64), torch.randn(200, len(made.typical.low)))
     return made.eval()
 
 

@@ -5,8 +5,8 @@ import pytest
 import scoringrules
 from scipy import stats
 
+from hybrid.amortized.importance import pareto_k
 from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_distance, quantile_crps
-from hybrid.diagnostics.importance import pareto_k
 
 
 def test_crps_from_quantiles_is_that_of_the_normal() -> None:

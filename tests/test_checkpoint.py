@@ -6,7 +6,7 @@ import itertools
 import json
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import hybrid
 from hybrid.amortized import cards, checkpoint
 from hybrid.amortized.cards import Card, find_card, read_card, user_folder
 from hybrid.amortized.checkpoint import HALF, TrainingState, load_checkpoint, load_state, save_checkpoint, save_state
-from hybrid.amortized.coordinates import tokenize
+from hybrid.amortized.coordinates import ask, describe
 from hybrid.amortized.design import Design
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.sampler import sample_curves
@@ -42,16 +42,14 @@ from hybrid.amortized.training import make_optimizers
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
 from hybrid.models.registry import get_prior
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(autouse=True)
-def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Neither the user's own weights nor those that ship are found, and torch has one thread."""
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the user's own weights nor those that ship are found."""
     monkeypatch.setenv(cards.FOLDER_VARIABLE, str(tmp_path / "user"))
     monkeypatch.setattr(cards, "SHIPPED", tmp_path / "shipped")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +66,10 @@ def card(tmp_path: Path, model: AmortizedModel) -> Card:
 def answers(model: AmortizedModel) -> list[Tensor]:
     """What a model says about fresh curves, parameters and typicality included."""
     curves = sample_curves(PRIOR, 40, DESIGN, 5, dtype=torch.float64)
-    tokens = tokenize(curves.x_context, curves.y_context, curves.mask, curves.x_target, curves.frame, model.logarithmic)
-    prediction, summary = model.network(tokens)
+    described = describe(curves.x_context, curves.y_context, curves.mask, curves.frame, model.law)
+    prediction, summary = model.network(ask(described, curves.x_target, model.law))
     assert model.head is not None
-    return [*prediction, summary, model.head.loss(curves.theta, summary.flatten(1), tokens.curve)]
+    return [*prediction, summary, model.head.loss(curves.theta, summary.flatten(1), described)]
 
 
 def check_state_refused(path: Path, start: "Run", *words: object) -> None:

@@ -1,6 +1,5 @@
 """More ways in which a checkpoint can be wrong, and what must not change when it is."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ from hybrid.amortized.model import AmortizedModel
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, HybridError, InvalidArgumentError
 from hybrid.models.registry import get_prior
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(autouse=True)
-def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Neither the user's own weights nor those that ship are found, and torch has one thread."""
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the user's own weights nor those that ship are found."""
     monkeypatch.setenv(cards.FOLDER_VARIABLE, str(tmp_path / "user"))
     monkeypatch.setattr(cards, "SHIPPED", tmp_path / "shipped")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

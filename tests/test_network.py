@@ -1,18 +1,20 @@
-"""The network: queries, curves and padding do not mix, and before training it repeats the smoother."""
+"""The network: queries, curves and padding do not mix, and before training it repeats the two frames of reference."""
 
-from collections.abc import Iterator
+import math
 
 import numpy as np
 import pytest
 import torch
+from contexts import law_of
 from scipy import stats
 from torch import Tensor
 
 from hybrid.amortized.bar_distribution import BarDistribution
-from hybrid.amortized.coordinates import CURVE_FEATURES, MOST_TOKENS, Tokens, tokenize
+from hybrid.amortized.coordinates import MOST_TOKENS, Described, Tokens, ask, curve_features, describe
 from hybrid.amortized.design import Design
-from hybrid.amortized.model import AmortizedModel, is_logarithmic
-from hybrid.amortized.network import REFERENCE_DOF, Network, Prediction
+from hybrid.amortized.law_frame import LawFrame
+from hybrid.amortized.model import OTHER_LAW, OWN_LAW, AmortizedModel, is_logarithmic
+from hybrid.amortized.network import REFERENCE_DOF, Network, Prediction, placed
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.sampler import sample_curves
 from hybrid.amortized.settings import Settings
@@ -22,23 +24,19 @@ from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import PRIORS, get_prior
 
 TINY = Settings(layers=3, width=32, heads=2, inner=48, bins=20, summaries=2, transforms=1, hidden=16)
+SHARED = curve_features(law_of().size)
 # Differences between two orders of summation in single precision, through three layers.
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_network(seed: int = 0, trained: bool = True) -> Network:
     """A tiny network; `trained` gives random values to the weights that start at 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(TINY.layers, TINY.width, TINY.heads, TINY.inner, TINY.bins, TINY.summaries)
+        network = Network(TINY.layers, TINY.width, TINY.heads, TINY.inner, TINY.bins, TINY.summaries, SHARED, OWN_LAW)
         if trained:
             torch.nn.init.normal_(network.head.weight, std=0.3)
             torch.nn.init.normal_(network.head.bias)
@@ -61,9 +59,13 @@ def make_curves(sizes: tuple[int, ...], queries: int = 7, seed: int = 0) -> tupl
     return torch.from_numpy(x), torch.from_numpy(y), mask, torch.from_numpy(query)
 
 
-def as_tokens(x: Tensor, y: Tensor, mask: Tensor, query: Tensor) -> Tokens:
+def as_described(x: Tensor, y: Tensor, mask: Tensor, law: LawFrame) -> Described:
     one = torch.ones_like(x[:, :1])
-    return tokenize(x, y, mask, query, Frame(0 * one, one, one, x[:, :1], one, 10 * one), True)
+    return describe(x, y, mask, Frame(0 * one, one, one, x[:, :1], one, 10 * one), law)
+
+
+def as_tokens(x: Tensor, y: Tensor, mask: Tensor, query: Tensor) -> Tokens:
+    return ask(as_described(x, y, mask, law_of()), query, law_of())
 
 
 @torch.inference_mode()
@@ -79,7 +81,7 @@ def assert_same(one: Prediction, other: Prediction) -> None:
 
 def test_shapes() -> None:
     prediction, summary = run(make_network(), as_tokens(*make_curves((5, 30, 100))))
-    assert prediction.centre.shape == prediction.log_width.shape == (3, 7)
+    assert prediction.gate.shape == prediction.centre.shape == prediction.log_width.shape == (3, 7)
     assert prediction.logits.shape == (3, 7, TINY.bins + 2)
     assert summary.shape == (3, TINY.summaries, TINY.width)
 
@@ -99,7 +101,7 @@ def test_queries_do_not_see_each_other() -> None:
 
 
 def test_curves_and_padding_do_not_mix() -> None:
-    network, sizes = make_network(), (3, 20, MOST_TOKENS, 65, 150)
+    network, sizes = make_network(), (3, 20, MOST_TOKENS, MOST_TOKENS + 1, 150)
     x, y, mask, query = make_curves(sizes)
     together, summaries = run(network, as_tokens(x, y, mask, query))
     for row, size in enumerate(sizes):
@@ -124,8 +126,8 @@ def test_what_masked_tokens_hold_is_ignored() -> None:
 
 
 def test_context_is_a_set() -> None:
-    network, tokens = make_network(), as_tokens(*make_curves((40,)))
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    network, tokens = make_network(), as_tokens(*make_curves((MOST_TOKENS,)))
+    order = torch.randperm(MOST_TOKENS, generator=torch.Generator().manual_seed(0))
     base, summary = run(network, tokens)
     shuffled, same = run(network, tokens._replace(context=tokens.context[:, order]))
     assert_same(shuffled, base)
@@ -146,7 +148,7 @@ def test_order_of_repeated_measurements_does_not_matter(size: int) -> None:
 
 @pytest.mark.parametrize("bins", [1, 20, 1000])
 def test_edges_are_quantiles_of_a_student_t(bins: int) -> None:
-    edges = Network(1, 8, 1, 8, bins, 1).edges
+    edges = Network(1, 8, 1, 8, bins, 1, SHARED, 0.0).edges
     assert edges.shape == (bins + 1,)
     assert edges.dtype == torch.float32
     assert bool((edges.diff() > 0).all())
@@ -155,18 +157,48 @@ def test_edges_are_quantiles_of_a_student_t(bins: int) -> None:
     np.testing.assert_allclose(edges.numpy(), -edges.numpy()[::-1], rtol=1e-5, atol=1e-6)
 
 
-def test_an_untrained_network_predicts_a_student_t_around_the_smoother() -> None:
+def test_an_untrained_network_predicts_a_student_t_around_the_precision_weighted_law_and_smoother() -> None:
     network, tokens = make_network(trained=False), as_tokens(*make_curves((5, 30, 100)))
     prediction, _ = run(network, tokens)
-    for part in prediction:
+    assert bool((prediction.gate == OWN_LAW).all())
+    for part in prediction[1:]:
         assert float(part.abs().max()) == 0.0
-    loc = tokens.loc + tokens.scale * prediction.centre
-    bars = BarDistribution(prediction.logits.double(), network.edges, loc, tokens.scale * prediction.log_width.double().exp())
+    trust = 1 / (1 + math.exp(-OWN_LAW))
+    precision = torch.tensor([trust, 1 - trust], dtype=torch.float64) / tokens.scale.square()
+    middle, scale = (precision * tokens.loc).sum(-1) / precision.sum(-1), precision.sum(-1).rsqrt()
+    loc = middle + scale * prediction.centre
+    bars = BarDistribution(prediction.logits.double(), network.edges, loc, scale * prediction.log_width.double().exp())
     z = network.edges.double()
-    found = bars.cdf(loc + tokens.scale * z[:, None, None]).movedim(0, -1)
+    for one, other in zip(placed(prediction, tokens), (middle, scale), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
+    found = bars.cdf(loc + scale * z[:, None, None]).movedim(0, -1)
     expected = torch.from_numpy(stats.t.cdf(z.numpy(), REFERENCE_DOF)).expand_as(found)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(bars.icdf(torch.full((1, 1), 0.5, dtype=torch.float64)), tokens.loc, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(bars.icdf(torch.full((1, 1), 0.5, dtype=torch.float64)), middle, rtol=1e-6, atol=1e-6)
+
+
+def gated(gate: float, loc: tuple[float, float], scale: tuple[float, float]) -> tuple[float, float]:
+    """Where one query is placed by a gate and the forecasts of law and smoother."""
+    nothing = torch.empty(0)
+    both = [torch.tensor([[part]], dtype=torch.float64) for part in (loc, scale)]
+    found = placed(Prediction(torch.tensor([[gate]]), nothing, nothing, nothing), Tokens(*[nothing] * 4, *both))
+    return float(found[0]), float(found[1])
+
+
+def test_the_gate_leans_to_law_or_smoother() -> None:
+    assert gated(0.0, (1.0, 2.0), (0.1, 0.1)) == pytest.approx((1.5, 0.1))  # half of each precision, twice
+    assert gated(0.0, (1.0, 2.0), (0.1, 0.3)) == pytest.approx((1.1, math.sqrt(2 / (100 + 100 / 9))))
+    for gate in (-80.0, -30.0, 30.0, 80.0):  # logits beyond what a sigmoid in single precision can tell from 0 or 1
+        at = 0 if gate > 0 else 1
+        loc, scale = (1.0, 2.0), (0.1, 0.3)
+        assert gated(gate, loc, scale) == pytest.approx((loc[at], scale[at]), rel=1e-6)
+    # A frame that is a million times more precise has its way unless the gate says so.
+    assert gated(0.0, (1.0, 2.0), (1e-6, 1.0))[0] == pytest.approx(1.0, abs=1e-9)
+    assert gated(-60.0, (1.0, 2.0), (1e-6, 1.0))[0] == pytest.approx(2.0, abs=1e-9)
+    trusts = [gated(gate, (0.0, 1.0), (0.2, 0.2)) for gate in (-3.0, -1.0, 0.5, 2.0)]
+    for gate, (loc, scale) in zip((-3.0, -1.0, 0.5, 2.0), trusts, strict=True):
+        assert loc == pytest.approx(1 / (1 + math.exp(gate)))
+        assert scale == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("observed", [1, 3, 7])
@@ -184,7 +216,7 @@ def test_gradients_reach_every_parameter() -> None:
     network, tokens = make_network(), as_tokens(*make_curves((5, 30, 100)))
     prediction, summary = network(tokens, 2)
     each = torch.arange(1.0, 8.0)
-    loss = (each * (prediction.centre.sin() + prediction.log_width.sin())).sum()
+    loss = (each * (prediction.gate.sin() + prediction.centre.sin() + prediction.log_width.sin())).sum()
     loss = loss + (each[:, None] * prediction.logits.sin()).sum() + summary.sin().sum()
     loss.backward()
     for name, parameter in network.named_parameters():
@@ -207,10 +239,16 @@ def test_a_model_has_what_its_prior_needs(prior: AbstractPrior) -> None:
     assert isinstance(model.head, ClassHead if mixture else FlowHead)
     assert model.typical.centre.shape == (TINY.summaries * TINY.width,)
     assert model.network.edges.shape == (TINY.bins + 1,)
-    tokens = as_tokens(*make_curves((5, 30)))
-    _, summary = model.network(tokens)
+    own = isinstance(prior, Prior) and prior.is_continuous
+    assert (model.law.prior is prior) == own
+    assert model.law.logarithmic == model.logarithmic
+    assert float(model.network.head.bias[0]) == (OWN_LAW if own else OTHER_LAW)
+    assert model.typical.low.shape == (curve_features(model.law.size),)
+    x, y, mask, query = make_curves((5, 30))
+    described = as_described(x, y, mask, model.law)
+    _, summary = model.network(ask(described, query, model.law))
     theta = {name: value[:2] for name, value in sample_curves(prior, 5, Design(), 0).theta.items()}
-    assert model.head.loss(theta, summary.flatten(1), tokens.curve).shape == (2,)
+    assert model.head.loss(theta, summary.flatten(1), described).shape == (2,)
 
 
 def test_noise_of_the_prior_sets_the_scale() -> None:
@@ -226,14 +264,16 @@ def test_seed_and_stored_weights_fix_a_model() -> None:
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in weights.items())
     assert not torch.equal(one.network.summary, other.network.summary)
     for name, value in weights.items():
-        if name not in ("network.edges", "head.loc", "head.scale"):  # what the settings and the prior fix
+        if name != "network.edges" and not name.startswith("law."):  # what the settings and the prior fix
             weights[name] = value + 0.1
     other.load_state_dict(weights)
     one.load_state_dict(weights)
-    tokens = as_tokens(*make_curves((5, 30)))
+    x, y, mask, query = make_curves((5, 30))
+    tokens = ask(as_described(x, y, mask, one.law), query, one.law)
     for a, b in zip(run(one.network, tokens)[0], run(other.network, tokens)[0], strict=True):
         assert torch.equal(a, b)
-    for name in ("network.edges", "head.loc", "head.scale", "typical.centre", "typical.axes", "typical.low", "typical.limit"):
+    fixed = ("network.edges", "law.loc", "law.scale", "law.noise", "law.bank")
+    for name in (*fixed, "typical.centre", "typical.axes", "typical.low", "typical.limit"):
         assert name in weights
 
 
@@ -243,11 +283,11 @@ def typical_contexts(count: int, features: int, seed: int) -> tuple[Tensor, Tens
     mixing = torch.randn(features, features, generator=generator) * torch.logspace(0, -2, features)
     generator.manual_seed(seed)
     summary = 3.0 + torch.randn(count, features, generator=generator) @ mixing.T
-    return summary, torch.randn(count, CURVE_FEATURES, generator=generator)
+    return summary, torch.randn(count, SHARED, generator=generator)
 
 
 def measured(features: int) -> Typical:
-    typical = Typical(features)
+    typical = Typical(features, SHARED)
     typical.measure(*typical_contexts(20_000, features, 1))
     return typical
 
@@ -265,9 +305,9 @@ def test_contexts_like_those_of_training_are_typical(features: int) -> None:
 
 def test_what_is_far_off_is_remarked_on_by_name() -> None:
     typical = measured(8)
-    summary, curve = typical.centre.expand(3, 8).clone(), torch.zeros(3, CURVE_FEATURES)
+    summary, curve = typical.centre.expand(3, 8).clone(), torch.zeros(3, SHARED)
     assert typical.remarks(summary, curve) == [[], [], []]
-    for index in range(CURVE_FEATURES):
+    for index in range(SHARED):
         for value in (-9.0, 9.0):
             moved = curve.clone()
             moved[1, index] = value
@@ -284,7 +324,7 @@ def test_what_is_far_off_is_remarked_on_by_name() -> None:
 
 def test_remarks_name_what_was_changed_in_a_curve() -> None:
     x, y, mask, query = make_curves((40,) * 300)
-    typical = Typical(8)
+    typical = Typical(8, SHARED)
     typical.measure(typical_contexts(300, 8, 1)[0], as_tokens(x, y, mask, query).curve)
     x, y, mask, query = make_curves((40,) * 20, seed=1)
     rough = y * torch.exp(torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))

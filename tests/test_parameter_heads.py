@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contexts import frame_of, law_of
 from torch import Tensor
 
-from hybrid.amortized.coordinates import CURVE_FEATURES
+from hybrid.amortized.coordinates import Described, curve_features, describe, mode_features
 from hybrid.amortized.design import Design
-from hybrid.amortized.posterior import ClassHead, FlowHead, parameter_head
+from hybrid.amortized.law_frame import MODES, LawFrame, frame_prior
+from hybrid.amortized.model import is_logarithmic
+from hybrid.amortized.posterior import LEAST_WEIGHT, PRIOR_LOGIT, ClassHead, FlowHead, parameter_head
 from hybrid.amortized.sampler import sample_curves
+from hybrid.amortized.settings import Settings
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.distributions import Distribution
 from hybrid.models.law import Law
@@ -25,6 +29,8 @@ from hybrid.models.registry import PRIORS, get_prior
 CONTINUOUS = [p for p in PRIORS if isinstance(p, Prior) and p.is_continuous]
 MIXTURES = [get_prior("nsl"), get_prior("nslpfn")]
 FEATURES = 12
+TINY = Settings(width=FEATURES, heads=2, summaries=1, transforms=1, hidden=8)
+NOTHING: Any = None  # a head over classes sees the summary alone
 
 
 class Flat(Law):
@@ -57,19 +63,19 @@ VARIED = Prior(
 )
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
 def reproducible() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-    torch.set_num_threads(threads)
 
 
 def make_flow(prior: Prior, transforms: int = 2, trained: bool = True) -> FlowHead:
     """A small flow; `trained` moves its weights away from where they start."""
-    head = FlowHead(prior, FEATURES, transforms, 24)
+    head = FlowHead(LawFrame(prior, True), prior, FEATURES, transforms, 24)
     if trained:
         with torch.no_grad():
             for parameter in head.parameters():
@@ -77,8 +83,32 @@ def make_flow(prior: Prior, transforms: int = 2, trained: bool = True) -> FlowHe
     return head
 
 
-def contexts(count: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(count, FEATURES), torch.randn(count, CURVE_FEATURES)
+def contexts(head: FlowHead, count: int, noise: float = 0.05) -> tuple[Tensor, Described]:
+    """Summaries without meaning, and noisy curves of the law."""
+    law = head._law[0]
+    x = torch.linspace(-5.0, 0.0, 20, dtype=torch.float64).exp().expand(count, -1)
+    v = law.curve(0.7 * torch.randn(count, law.size, dtype=torch.float64), x, frame_of(x))
+    y = (v + noise * torch.randn(v.shape, dtype=torch.float64)).exp()
+    return torch.randn(count, FEATURES), describe(x, y, torch.ones_like(x, dtype=torch.bool), frame_of(x), law)
+
+
+def uninformed(head: FlowHead, count: int) -> tuple[Tensor, Described]:
+    """Summaries and features of curves without meaning, and frames that are all the prior's."""
+    _, described = contexts(head, 1)
+    described = Described(*(part.expand(count, *part.shape[1:]) for part in described[:4]), *described[4:])
+    law, double = head._law[0], torch.float64
+    eye = torch.eye(law.size, dtype=double).expand(count, MODES, law.size, law.size)
+    mu, tau = law.noise.expand(count, MODES, 2).unbind(-1)
+    weight = torch.tensor([1.0, 0.0], dtype=double).expand(count, MODES)
+    modes = described.modes._replace(s=eye[..., 0] * 0, root=eye, spread=eye, log_sigma=mu, log_sigma_sd=tau, weight=weight)
+    curve = torch.randn(count, curve_features(law.size))
+    by_mode = torch.zeros(count, MODES, mode_features(law.size))
+    return torch.randn(count, FEATURES), described._replace(curve=curve, by_mode=by_mode, modes=modes)
+
+
+def log_volume(described: Described) -> Tensor:
+    """log |det| of the whitening by each mode, over s and log sigma, shape (B, M)."""
+    return torch.linalg.slogdet(described.modes.root)[1] - described.modes.log_sigma_sd.log()
 
 
 def log_jacobian(distribution: Distribution, theta: np.ndarray) -> np.ndarray:
@@ -102,8 +132,9 @@ def log_prior(prior: Prior, theta: Mapping[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("prior", [*CONTINUOUS, VARIED], ids=lambda p: p.name)
 def test_draws_have_the_stated_density_and_lie_in_the_support(prior: Prior) -> None:
-    head, (summary, curve) = make_flow(prior), contexts(3)
-    theta, log_q = head.sample(summary, curve, 400)
+    head = make_flow(prior)
+    summary, described = contexts(head, 3)
+    theta, log_q = head.sample(summary, described, 400)
     assert tuple(theta) == head.names == tuple(p.name for p in prior.parameters)
     assert log_q.shape == (400, 3)
     assert log_q.dtype == torch.float64
@@ -114,54 +145,129 @@ def test_draws_have_the_stated_density_and_lie_in_the_support(prior: Prior) -> N
         assert bool(torch.isfinite(theta[p.name]).all())
     size = len(head.names)
     with torch.no_grad():
-        again = -size * head.loss(theta, summary, curve).double() - head.scale.double().log().sum()
+        relative = -size * head.loss(theta, summary, described).double()
+    again = relative + log_volume(described)[:, 0] - head._law[0].scale.log().sum()
     torch.testing.assert_close(again, log_q, rtol=1e-4, atol=2e-3)
 
 
 def test_each_context_has_its_own_distribution() -> None:
-    head, (summary, curve) = make_flow(get_prior("m2")), contexts(3)  # type: ignore[arg-type]
-    theta, _ = head.sample(summary, curve, 50)
+    head = make_flow(get_prior("m2"))  # type: ignore[arg-type]
+    summary, described = contexts(head, 3)
+    theta, _ = head.sample(summary, described, 50)
     with torch.no_grad():
-        together = head.loss(theta, summary, curve)
+        together = head.loss(theta, summary, described)
         for row in range(3):
-            one = {name: value[:, row] for name, value in theta.items()}
-            alone = head.loss(one, summary[row].expand(50, -1), curve[row].expand(50, -1))
-            torch.testing.assert_close(alone, together[:, row], rtol=1e-4, atol=1e-4)
-            elsewhere = head.loss(one, summary[row - 1].expand(50, -1), curve[row - 1].expand(50, -1))
-            assert float((elsewhere - alone).abs().min()) > 1e-6
+            one = {name: value[:, row : row + 1] for name, value in theta.items()}
+            own, others = described.row(row), described.row(row - 1 if row else 2)
+            alone = head.loss(one, summary[row : row + 1], own)
+            torch.testing.assert_close(alone[:, 0], together[:, row], rtol=1e-4, atol=1e-4)
+            for elsewhere in (head.loss(one, summary[row : row + 1], others), head.loss(one, summary[row - 1, None], own)):
+                assert float((elsewhere - alone).abs().min()) > 1e-6
+                assert bool(torch.isfinite(elsewhere).all())
 
 
 @pytest.mark.parametrize("name", ["m1", "m2"])
 def test_density_is_normalised_over_the_unconstrained_parameters(name: str) -> None:
     prior = get_prior(name)
     assert isinstance(prior, Prior)
-    head, (summary, curve) = make_flow(prior, trained=False), contexts(1)
+    head = make_flow(prior, trained=False)
     n = 20_000
-    theta, log_q = head.sample(summary, curve, n)
+    theta, log_q = head.sample(*uninformed(head, 1), n)
     # E_q[p / q] = 1 where q covers p; p is the prior, around which a fresh flow is spread.
     weight = np.exp(log_prior(prior, {k: v[:, 0].numpy() for k, v in theta.items()}) - log_q[:, 0].numpy())
     assert weight.mean() == pytest.approx(1.0, abs=max(5 * weight.std() / math.sqrt(n), 0.02))
     assert weight.std() / math.sqrt(n) < 0.05
 
 
+def normal(z: Tensor) -> Tensor:
+    """log density of independent standard normal variables, over the last axis."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+
+
+@pytest.mark.parametrize("noise", [0.05, 1e-4])
+@pytest.mark.parametrize("name", ["m1", "m2"])
+def test_density_is_normalised_whatever_the_frames(name: str, noise: float) -> None:
+    prior = get_prior(name)
+    assert isinstance(prior, Prior)
+    head = make_flow(prior, trained=False)
+    law, (summary, described) = head._law[0], contexts(head, 1, noise)
+    n = 20_000
+    theta, log_q = head.sample(summary, described, n)
+    # p is a mixture of normal distributions in the same frames.
+    modes, (mu, tau) = described.modes, law.noise
+    s, log_sigma = ((law.unconstrain(theta) - law.loc) / law.scale)[:, 0], theta["sigma"].log()
+    evidence = torch.cat([modes.weight[0].clamp(min=LEAST_WEIGHT).log(), torch.tensor([PRIOR_LOGIT])]).log_softmax(0)
+    parts = [evidence[MODES] - tau.log() + normal(torch.cat([s, (log_sigma - mu) / tau], -1))]
+    for k in range(MODES):
+        of_sigma = (log_sigma - modes.log_sigma[:, k]) / modes.log_sigma_sd[:, k]
+        z = torch.cat([(s - modes.s[0, k]) @ modes.root[0, k], of_sigma], -1)
+        parts.append(evidence[k] + log_volume(described)[0, k] + normal(z))
+    log_p = torch.stack(parts).logsumexp(0) - law.scale.log().sum()
+    weight = (log_p - log_q[:, 0]).exp().numpy()
+    assert weight.mean() == pytest.approx(1.0, abs=max(5 * weight.std() / math.sqrt(n), 0.02))
+    assert weight.std() / math.sqrt(n) < 0.05
+
+
 @pytest.mark.parametrize("prior", [*CONTINUOUS, VARIED], ids=lambda p: p.name)
-def test_parameters_are_standardised_by_their_prior(prior: Prior) -> None:
-    head = FlowHead(prior, FEATURES, 1, 8)
+def test_frames_standardise_the_prior_and_whiten_by_each_mode(prior: Prior) -> None:
+    head = FlowHead(LawFrame(prior, True), prior, FEATURES, 1, 8)
     draws = prior.draw_torch(20_000, torch.float64)
-    z = head._standardise(draws, torch.zeros(20_000, CURVE_FEATURES)).detach()
-    assert z.dtype == torch.float32
-    torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), rtol=0, atol=0.05)
-    torch.testing.assert_close(z.std(0), torch.ones(z.shape[1]), rtol=0, atol=0.05)
+    _, described = contexts(head, 2)
+    centre, whiten, sd, volume = head._frames(described.modes)
+    for row in range(2):
+        away = head._split(draws)[0] - centre[row, MODES]
+        z = torch.cat([away[:, :-1] @ whiten[row, MODES].mT, away[:, -1:] / sd[row, MODES]], -1)
+        torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1], dtype=torch.float64), rtol=0, atol=0.05)
+        torch.testing.assert_close(z.std(0), torch.ones(z.shape[1], dtype=torch.float64), rtol=0, atol=0.05)
+    modes = described.modes
+    covariance = whiten[:, :MODES] @ torch.linalg.inv(modes.root @ modes.root.mT) @ whiten[:, :MODES].mT
+    eye = torch.eye(head._law[0].size, dtype=torch.float64)
+    torch.testing.assert_close(covariance, eye.expand_as(covariance), rtol=0, atol=1e-6)
+    torch.testing.assert_close(centre[:, :MODES], torch.cat([modes.s, modes.log_sigma[..., None]], -1))
+    torch.testing.assert_close(sd[:, :MODES], modes.log_sigma_sd)
+    torch.testing.assert_close(volume[:, :MODES], log_volume(described))
+    torch.testing.assert_close(volume[:, MODES], -head._law[0].noise[1].log().expand(2))
     torch.manual_seed(5)
-    other = FlowHead(prior, FEATURES, 1, 8)
-    assert torch.equal(other.loc, head.loc)
-    assert torch.equal(other.scale, head.scale)
-    assert not torch.equal(other.summary.weight, head.summary.weight)
+    other = LawFrame(prior, True)
+    for name, buffer in head._law[0].named_buffers():
+        assert torch.equal(other.get_buffer(name), buffer)
+    assert not torch.equal(FlowHead(other, prior, FEATURES, 1, 8).summary.weight, head.summary.weight)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 0.05])
+def test_parameters_far_from_every_mode_have_a_density(noise: float) -> None:
+    """The frame of the prior holds what the modes miss, and what is too far out for a frame spoils no gradient."""
+    prior = get_prior("m4")
+    assert isinstance(prior, Prior)
+    head = make_flow(prior)
+    summary, described = contexts(head, 4, noise)
+    theta = {name: value.view(50, 4) for name, value in prior.draw_torch(200, torch.float64).items()}
+    loss = head.loss(theta, summary, described)
+    assert bool(torch.isfinite(loss).all())
+    loss.mean().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(torch.isfinite(parameter.grad).all()), name
+
+
+@pytest.mark.parametrize("noise", [1e-5, 1e-3, 0.05])
+def test_draws_are_as_close_to_the_modes_as_the_data_are_precise(noise: float) -> None:
+    prior = get_prior("m2")
+    assert isinstance(prior, Prior)
+    head = make_flow(prior)
+    summary, described = contexts(head, 5, noise)
+    theta, _ = head.sample(summary, described, 300)
+    both = head._split(theta)[0]
+    nearest = (described.modes.root.mT @ (both[..., None, :-1] - described.modes.s)[..., None]).norm(dim=(-2, -1)).amin(-1)
+    assert float(nearest.median(0).values.max()) < 10.0  # sds of the Laplace approximation
+    level = theta["y_first"].log()
+    middle = (level - level.median(0).values).abs().median(0).values
+    assert float(middle.max()) < 20 * noise
 
 
 @pytest.mark.parametrize("prior", [*CONTINUOUS, VARIED], ids=lambda p: p.name)
 def test_log_joint_is_the_density_of_the_prior_with_the_jacobian(prior: Prior) -> None:
-    head = FlowHead(prior, FEATURES, 1, 8)
+    head = FlowHead(LawFrame(prior, True), prior, FEATURES, 1, 8)
     x = np.array([0.01, 0.03, 0.1, 0.4, 0.4, 1.0])
     frame = get_coordinates(prior.coordinates).frame(x, 30.0, 1.0)
     theta = prior.draw_torch(12, torch.float64)
@@ -183,13 +289,13 @@ def test_training_finds_a_posterior_that_is_known() -> None:
     head = make_flow(prior, transforms=1, trained=False)
     noise = 0.1
 
-    def batch(size: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def batch(size: int) -> tuple[dict[str, Tensor], Tensor, Described]:
         """log y_first is seen with noise among the features of the curve, log sigma in the summary, y_ratio not at all."""
         theta = prior.draw_torch(size, torch.float64)
-        summary, curve = contexts(size)
-        curve[:, 0] = (theta["y_first"].log() / 0.5 + noise * torch.randn(size)).float()
+        summary, described = uninformed(head, size)
+        described.curve[:, 0] = (theta["y_first"].log() / 0.5 + noise * torch.randn(size)).float()
         summary[:, 0] = ((theta["sigma"].log() + 4.5) / 1.5 + noise * torch.randn(size)).float()
-        return theta, summary, curve
+        return theta, summary, described
 
     test = batch(4000)
     optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
@@ -207,9 +313,10 @@ def test_training_finds_a_posterior_that_is_known() -> None:
     best = (2 * precise + 2.0 - math.log(math.pi / math.sqrt(3))) / 3
     assert before > best + 0.5
     assert best - 0.02 < after < best + 0.1
-    summary, curve = torch.zeros(1, FEATURES), torch.zeros(1, CURVE_FEATURES)
-    summary[0, 0], curve[0, 0] = -1.0, 1.0
-    theta, _ = head.sample(summary, curve, 4000)
+    summary, described = (torch.zeros(1, FEATURES), uninformed(head, 1)[1])
+    described.curve.zero_()
+    summary[0, 0], described.curve[0, 0] = -1.0, 1.0
+    theta, _ = head.sample(summary, described, 4000)
     shrunk = 1 / (1 + noise**2)
     for name, centre, scale in (("y_first", 0.5 * shrunk, 0.5), ("sigma", -4.5 - 1.5 * shrunk, 1.5)):
         assert float(theta[name].log().mean()) == pytest.approx(centre, abs=0.1 * scale)
@@ -222,10 +329,10 @@ def test_training_finds_a_posterior_that_is_known() -> None:
 def test_class_head_scores_the_class_of_each_curve(prior: AbstractPrior) -> None:
     head = ClassHead(prior, FEATURES, 16)
     curves = sample_curves(prior, 300, Design(context=(10, 30)), 1)
-    summary, curve = contexts(300)
+    summary = torch.randn(300, FEATURES)
     with torch.no_grad():
         p = head.probabilities(summary)
-        loss = head.loss(curves.theta, summary, curve)
+        loss = head.loss(curves.theta, summary, NOTHING)
     assert p.shape == (300, len(head.classes))
     assert p.dtype == torch.float64
     assert bool((p > 0).all())
@@ -259,10 +366,10 @@ def test_training_finds_the_probabilities_of_classes() -> None:
     head = ClassHead(get_prior("nslpfn"), FEATURES, 16)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
     for _ in range(300):
-        summary, curve = contexts(256)
+        summary = torch.randn(256, FEATURES)
         sure = torch.where(summary[:, 0] > 0, 2, torch.randint(0, 2, (256,)))  # 2, or else 0 and 1 alike
         optimizer.zero_grad()
-        head.loss({"family": sure}, summary, curve).mean().backward()
+        head.loss({"family": sure}, summary, NOTHING).mean().backward()
         optimizer.step()
     summary = torch.zeros(2, FEATURES)
     summary[:, 0] = torch.tensor([1.5, -1.5])
@@ -272,14 +379,15 @@ def test_training_finds_the_probabilities_of_classes() -> None:
 
 @pytest.mark.parametrize("prior", PRIORS, ids=lambda p: p.name)
 def test_each_shipped_prior_has_a_head(prior: AbstractPrior) -> None:
-    head = parameter_head(prior, FEATURES, 1, 8)
+    head = parameter_head(LawFrame(frame_prior(prior), is_logarithmic(prior)), prior, TINY)
     assert isinstance(head, ClassHead if prior in MIXTURES else FlowHead)
     assert head.prior is prior
 
 
 def test_discrete_parameters_without_classes_have_no_head() -> None:
-    assert parameter_head(Prior("mixed", Flat(), [LEVEL, SIGMA, COIN]), FEATURES, 1, 8) is None
-    assert isinstance(parameter_head(Prior("plain", Flat(), [LEVEL, SIGMA]), FEATURES, 1, 8), FlowHead)
+    assert parameter_head(law_of("bnsl"), Prior("mixed", Flat(), [LEVEL, SIGMA, COIN]), TINY) is None
+    plain = Prior("plain", Flat(), [LEVEL, SIGMA])
+    assert isinstance(parameter_head(LawFrame(plain, True), plain, TINY), FlowHead)
 
 
 def test_importing_the_heads_leaves_the_checks_of_torch_on() -> None:

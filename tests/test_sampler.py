@@ -1,7 +1,6 @@
 """The training sampler draws from the shared prior, whatever the shapes of the batch."""
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,12 +19,7 @@ SHARED = [p for p in PRIORS if isinstance(p, Prior)]
 SMALL = Design(context=(3, 100), targets=8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tensors(curves: CurveBatch) -> list[torch.Tensor]:

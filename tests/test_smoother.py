@@ -1,7 +1,7 @@
 """The smoother: exact Bayesian linear regression, the same in any units, and finite whatever the context."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -26,12 +26,7 @@ from hybrid.amortized.smoother import (
 QUICK = settings(max_examples=40, deadline=None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def positions(width: float, size: int) -> Tensor:

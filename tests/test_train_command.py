@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,15 @@ X = np.geomspace(1.0, 100.0, 12)
 CURVE = hybrid.Curve(X, (0.3 + 0.6 * X**-0.4) * np.exp(0.01 * np.random.default_rng(0).standard_normal(12)))
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few curves to measure on, one thread, and none but the test's own weights."""
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few curves to measure on, and none but the test's own weights."""
     monkeypatch.setattr(release, "EVALUATED", 1024)
     monkeypatch.setenv(cards.FOLDER_VARIABLE, str(tmp_path / "user"))
     monkeypatch.setattr(cards, "SHIPPED", tmp_path / "shipped")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

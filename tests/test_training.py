@@ -6,7 +6,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor
 
 from hybrid.amortized import training
 from hybrid.amortized.coordinates import Tokens
 from hybrid.amortized.design import Design, DesignBatch
 from hybrid.amortized.model import AmortizedModel
-from hybrid.amortized.network import Network, Prediction
+from hybrid.amortized.network import Network, Prediction, placed
 from hybrid.amortized.sampler import CurveBatch, draw_curves, sample_curves
 from hybrid.amortized.settings import Settings
 from hybrid.amortized.training import (
@@ -97,12 +97,7 @@ path.with_suffix("." + os.environ["RANK"]).write_text(json.dumps([leads, list(lo
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(**changes: Any) -> Settings:
@@ -353,16 +348,18 @@ def bars_log_density(logits: np.ndarray, edges: np.ndarray, u: float) -> float:
 
 
 def make_prediction(z: Tensor, scale: float = 1.0) -> tuple[Prediction, Tensor, Tokens, Tensor]:
-    """A prediction with its edges and tokens, and the values v that lie at z relative to the smoother."""
+    """A prediction with its edges and tokens, and the values v that lie at z relative to where it is placed."""
     generator = torch.Generator().manual_seed(0)
     shape = z.shape
-    centre, log_width = (scale * torch.randn(shape, generator=generator) for _ in range(2))
+    gate, centre, log_width = (scale * torch.randn(shape, generator=generator) for _ in range(3))
     logits = scale * torch.randn((*shape, 12), generator=generator)
-    loc, sd = torch.randn(shape, generator=generator).double(), torch.rand(shape, generator=generator).double() + 0.1
+    both = (*shape, 2)
+    locs, sds = torch.randn(both, generator=generator).double(), torch.rand(both, generator=generator).double() + 0.1
     nothing = torch.empty(0)
-    tokens = Tokens(nothing, nothing, nothing, nothing, loc, sd)
-    prediction = Prediction(*(part.requires_grad_() for part in (centre, log_width, logits)))
-    return prediction, Network(1, 8, 1, 8, 10, 1).edges, tokens, loc + sd * z
+    tokens = Tokens(nothing, nothing, nothing, nothing, locs, sds)
+    prediction = Prediction(*(part.requires_grad_() for part in (gate, centre, log_width, logits)))
+    loc, sd = (part.detach() for part in placed(prediction, tokens))
+    return prediction, Network(1, 8, 1, 8, 10, 1, 5, 0.0).edges, tokens, loc + sd * z
 
 
 def test_prediction_loss_is_that_of_the_t_distribution_and_the_bars() -> None:
@@ -371,23 +368,36 @@ def test_prediction_loss_is_that_of_the_t_distribution_and_the_bars() -> None:
     prediction, edges, tokens, v = make_prediction(z)
     loss = prediction_loss(prediction, edges, tokens, v)
     assert loss.shape == z.shape
-    centre, log_width, logits = (part.detach().double().numpy() for part in prediction)
+    gate, centre, log_width, logits = (part.detach().double().numpy() for part in prediction)
     width = np.exp(log_width)
-    expected = -stats.t.logpdf(z.numpy(), 5, loc=centre, scale=width)
+    locs, sds = tokens.loc.numpy(), tokens.scale.numpy()
+    unit = np.log(sds.min(-1))  # in units of the smaller sd
+
+    def log_t(gate: np.ndarray) -> np.ndarray:
+        """log density of v / unit by the t distribution, as a function of the gate."""
+        trust = np.stack([special.expit(gate), special.expit(-gate)], -1) / sds**2
+        sd = trust.sum(-1) ** -0.5
+        at = (v.numpy() - (trust * locs).sum(-1) / trust.sum(-1)) / sd
+        return np.asarray(stats.t.logpdf(at, 5, loc=centre, scale=width) - np.log(sd) + unit)
+
+    expected = -log_t(gate)
+    log_sd = np.log((np.stack([special.expit(gate), special.expit(-gate)], -1) / sds**2).sum(-1)) * -0.5
     u = (z.numpy() - centre) / width
     for i in np.ndindex(u.shape):
-        expected[i] -= bars_log_density(logits[i], edges.double().numpy(), u[i]) - log_width[i]
+        expected[i] -= bars_log_density(logits[i], edges.double().numpy(), u[i]) - log_width[i] - log_sd[i] + unit[i]
     np.testing.assert_allclose(loss.detach().numpy(), expected, rtol=1e-4, atol=1e-4)
     outside = (u < float(edges[0])) | (u > float(edges[-1]))
     assert 20 < outside.sum() < 300  # tails and bins are both tried
 
     loss.sum().backward()
     grads = [part.grad.double().numpy() for part in prediction if part.grad is not None]
-    np.testing.assert_allclose(grads[0], -6 * u / (5 + u**2) / width, rtol=1e-3, atol=1e-4)  # of the t distribution alone
-    np.testing.assert_allclose(grads[1], 1 - 6 * u**2 / (5 + u**2), rtol=1e-3, atol=1e-4)
+    by_gate = -(log_t(gate + 1e-5) - log_t(gate - 1e-5)) / 2e-5
+    np.testing.assert_allclose(grads[0], by_gate, rtol=1e-3, atol=1e-4)  # of the t distribution alone, as the next two
+    np.testing.assert_allclose(grads[1], -6 * u / (5 + u**2) / width, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(grads[2], 1 - 6 * u**2 / (5 + u**2), rtol=1e-3, atol=1e-4)
     masses = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
     k = np.searchsorted(edges.double().numpy(), u, side="right")
-    np.testing.assert_allclose(grads[2], masses - np.eye(12)[k], atol=1e-5)
+    np.testing.assert_allclose(grads[3], masses - np.eye(12)[k], atol=1e-5)
 
 
 def test_far_targets_are_clamped() -> None:
@@ -395,7 +405,8 @@ def test_far_targets_are_clamped() -> None:
     for sign in (-1.0, 1.0):
         prediction, edges, tokens, v = make_prediction(sign * far.double(), scale=0.0)
         loss = prediction_loss(prediction, edges, tokens, v)
-        nearest = prediction_loss(prediction, edges, tokens, tokens.loc + sign * FARTHEST * tokens.scale)
+        loc, scale = placed(prediction, tokens)
+        nearest = prediction_loss(prediction, edges, tokens, (loc + sign * FARTHEST * scale).detach())
         np.testing.assert_allclose(loss.detach(), nearest.detach(), rtol=1e-6)
         loss.sum().backward()
         assert all(part.grad is not None and bool(part.grad.isfinite().all()) for part in prediction)

@@ -1,0 +1,395 @@
+"""A law fitted to the context by Levenberg-Marquardt: the second frame of reference, which extrapolates as scaling laws do.
+
+The smoother says where the observed curve runs; a law says how it goes on. For a prior with continuous parameters its own law
+is fitted, for a mixture or a simulator a broken power law. Over the unconstrained parameters, standardised by their prior to
+s, with unit normal prior, and the noise scale sigma, what is minimised is
+
+    F(s, sigma) = sum_i (v_i - f(x_i; s))^2 / (2 sigma^2) + nu log sigma + |s|^2 / 2 + (log sigma - mu)^2 / (2 tau^2),
+
+sigma at its best for each s, with nu the degrees of freedom: the number of points less that of the parameters, and in the end
+less that of those which the data fix (as restricted maximum likelihood has it). Several starts from a bank of prior draws; the
+two best modes that differ are kept, each with the Gauss-Newton curvature J'J / sigma^2 + I (a Laplace approximation: MacKay
+1992, Neural Computation 4, 448-472). Nothing here is the posterior: it only has the right place and size, so that a network in
+single precision can state the rest.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from hybrid.models.coordinates import Frame
+from hybrid.models.prior import AbstractPrior, Prior
+from hybrid.models.registry import get_prior
+
+MODES = 2
+STARTS = 8
+COARSE = 16  # points that the starts are fitted to
+FIRST_STEPS = 3  # after which the BEST of the starts go on
+BEST = 4
+COARSE_STEPS = 10
+KEPT = 0.75  # a descent goes on with the rows that have not converged where they are less than this share
+ROUNDS, FINE_STEPS = 3, 5  # the groups are corrected at the beginning of a round
+BANK = 256
+PRIOR_DRAWS = 20_000
+DIFFERENCE = 1e-5  # of s, for derivatives
+FARTHEST = 300.0  # of an unconstrained parameter, whose exponential is then neither 0 nor infinite
+FARTHEST_STEP = 2.0  # of a component of s, in prior sds
+DISTINCT = 0.3  # distance in s at which two modes count as two while they are chosen, and a tenth of it at the end
+SIGMA_STEPS = 6
+LEAST_FREE = 0.5  # degrees of freedom of the noise, where there are no more points than parameters
+CONVERGED = 2e-4  # nats by which F may still fall
+LEAST_SIGMA = 1e-7
+IMPOSSIBLE = 1e30
+NOISES = ("lognormal", "normal", "truncated_normal")
+DEFAULT = "bnsl"
+
+
+class Groups(NamedTuple):
+    """Points merged to at most so many tokens."""
+
+    token: Tensor  #: (B, N) the token that each point joins
+    number: Tensor  #: (B, T) points of each token, float64
+    x: Tensor  #: (B, T) exp of the mean of log(x / last context x)
+    v: Tensor  #: (B, T) mean of v
+
+
+class Modes(NamedTuple):
+    """The law's modes for a batch of contexts; M = MODES, d parameters besides sigma."""
+
+    s: Tensor  #: (B, M, d)
+    root: Tensor  #: (B, M, d, d) lower Cholesky factor R of the curvature: R'(s - mode) has unit covariance
+    spread: Tensor  #: (B, M, d, d) L = R^-T, whose columns are steps of one sd
+    log_sigma: Tensor  #: (B, M)
+    log_sigma_sd: Tensor  #: (B, M)
+    weight: Tensor  #: (B, M) by Laplace evidence; 0 where the second mode is the first again
+
+
+def group(xi: Tensor, v: Tensor, mask: Tensor, most: int) -> Groups:
+    """Merge neighbouring points where there are more than `most`: where they are dense, in rank and in xi alike.
+
+    Parameters
+    ----------
+    xi
+        log(x / last context x), shape (B, N), in increasing order, 0 where the mask is False.
+    v
+        Values, shape (B, N), 0 where the mask is False.
+    mask
+        True on the points of the context, shape (B, N).
+    most
+        Tokens at most.
+    """
+    count = mask.sum(1, keepdim=True)
+    rank = mask.cumsum(1) - 1
+    width = -xi.amin(1, keepdim=True)
+    place = 0.5 * (rank / count) + 0.5 * (1.0 + xi / width)
+    token = torch.where(count > most, (place * most).long().clamp(0, most - 1), rank)
+    token = torch.where(mask, token, 0)
+    size = min(mask.shape[1], most)
+    known = mask.to(v.dtype)
+    number, x_sum, v_sum = (_gather(part, token, size) for part in (known, xi, v))
+    number_or_one = number.clamp(min=1.0)
+    return Groups(token, number, (x_sum / number_or_one).exp(), v_sum / number_or_one)
+
+
+def _gather(values: Tensor, token: Tensor, size: int) -> Tensor:
+    return values.new_zeros(len(values), size).scatter_add_(1, token, values)
+
+
+def frame_prior(prior: AbstractPrior) -> Prior:
+    """The prior whose law is fitted: the prior itself where its parameters are continuous, else a broken power law."""
+    if isinstance(prior, Prior) and prior.is_continuous and prior.noise.name in NOISES:
+        return prior
+    found = get_prior(DEFAULT)
+    assert isinstance(found, Prior)
+    return found
+
+
+class _State(NamedTuple):
+    """Where a descent is, row by row."""
+
+    trial: Tensor  # (B, d) where F is evaluated next
+    s: Tensor  # (B, d) the best so far
+    value: Tensor  # (B,) F there
+    squares: Tensor  # (B,) sum of squared residuals there
+    gram: Tensor  # (B, d, d) J'J / sigma^2 there
+    slope: Tensor  # (B, d) minus the gradient of F there
+    damping: Tensor  # (B,)
+    active: Tensor  # (B,) False where it has converged
+
+    def take(self, rows: Tensor) -> "_State":
+        return _State(*(part[rows] for part in self))
+
+    def put(self, rows: Tensor | None, part: "_State") -> "_State":
+        """This state with some rows replaced; None means all."""
+        if rows is None:
+            return part
+        return _State(*(old.index_copy(0, rows, new) for old, new in zip(self, part, strict=True)))
+
+
+class _Data(NamedTuple):
+    """What the law is fitted to."""
+
+    groups: Groups
+    frame: Frame
+    within: Tensor  # (B,) sum of squares inside the groups
+
+    def take(self, rows: Tensor) -> "_Data":
+        return _Data(Groups(*(p[rows] for p in self.groups)), Frame(*(p[rows] for p in self.frame)), self.within[rows])
+
+    def repeat(self, times: int) -> "_Data":
+        """All rows so many times, one after another."""
+        return self.take(torch.arange(len(self.groups.v), device=self.groups.v.device).repeat(times))
+
+
+class LawFrame(nn.Module):
+    """Fits the law of a prior to contexts.
+
+    Parameters
+    ----------
+    prior
+        A prior with continuous parameters; sigma is its noise scale.
+    logarithmic
+        Whether values are log y.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    noise: Tensor
+    bank: Tensor
+
+    def __init__(self, prior: Prior, logarithmic: bool) -> None:
+        super().__init__()
+        self.prior, self.logarithmic = prior, logarithmic
+        self.names = tuple(p.name for p in prior.parameters if p.name != "sigma")
+        self.size = len(self.names)
+        self._known: dict[tuple[torch.dtype, torch.device], list[Any]] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            draws = prior.draw_torch(PRIOR_DRAWS, torch.float64)
+            bank = torch.randn(BANK, self.size, dtype=torch.float64)
+        real = self.unconstrain(draws)
+        log_sigma = draws["sigma"].log()
+        self.register_buffer("loc", real.mean(0))
+        self.register_buffer("scale", real.std(0))
+        self.register_buffer("noise", torch.stack([log_sigma.mean(), log_sigma.std()]))
+        self.register_buffer("bank", bank)
+
+    def _bijections(self, like: Tensor) -> list[Any]:
+        key = (like.dtype, like.device)
+        if key not in self._known:  # making them takes longer than using them
+            distributions = (p.distribution for p in self.prior.parameters if p.name != "sigma")
+            self._known[key] = [biject_to(d.torch(like.dtype, like.device).support) for d in distributions]
+        return self._known[key]
+
+    def unconstrain(self, theta: Any) -> Tensor:
+        """Parameters by name, each of shape (...), on the real line, shape (..., d)."""
+        bijections = self._bijections(theta[self.names[0]])
+        return torch.stack([b.inv(theta[k]) for k, b in zip(self.names, bijections, strict=True)], -1)
+
+    def constrain(self, s: Tensor) -> dict[str, Tensor]:
+        """Parameters by name, each of shape (...), from s of shape (..., d)."""
+        real = (s * self.scale + self.loc).clamp(-FARTHEST, FARTHEST)
+        return {k: b(real[..., i]) for i, (k, b) in enumerate(zip(self.names, self._bijections(real), strict=True))}
+
+    def curve(self, s: Tensor, x: Tensor, frame: Frame) -> Tensor:
+        """v along the law: s of shape (..., B, d), x of shape (B, n), fields of the frame (B, 1); shape (..., B, n)."""
+        theta = {**self.constrain(s), "sigma": torch.ones_like(s[..., 0])}
+        y: Tensor = self.prior.mean(theta, x, frame)
+        return y.log() if self.logarithmic else y
+
+    def _linearise(self, s: Tensor, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+        """The curve (B, n) and its derivatives with respect to s (B, n, d), by differences."""
+        steps = torch.cat([s.new_zeros(1, self.size), DIFFERENCE * torch.eye(self.size, dtype=s.dtype, device=s.device)])
+        found = self.curve(s + steps[:, None], x, frame)
+        return found[0], ((found[1:] - found[0]) / DIFFERENCE).movedim(0, -1)
+
+    def _best_log_sigma(self, squares: Tensor, free: Tensor) -> Tensor:
+        """log sigma that minimises F for sums of squared residuals (B,), by Newton's method on a convex function."""
+        mu, tau = self.noise
+        found = torch.minimum(0.5 * (squares / free).clamp(min=LEAST_SIGMA**2).log(), mu)
+        for _ in range(SIGMA_STEPS):
+            scaled = squares * (-2.0 * found).exp()
+            slope = free - scaled + (found - mu) / tau**2
+            found = found - (slope / (2.0 * scaled + 1.0 / tau**2)).clamp(-1.0, 1.0)
+        return found.clamp(min=math.log(LEAST_SIGMA))
+
+    def _advance(self, state: "_State", data: "_Data") -> "_State":
+        """One step of Levenberg-Marquardt: try, keep what is better, and choose the next trial."""
+        groups, trial = data.groups, state.trial
+        mu, tau = self.noise
+        found, jacobian = self._linearise(trial, groups.x, data.frame)
+        residual = groups.v - found
+        squares = (groups.number * residual.square()).sum(1) + data.within
+        possible = torch.isfinite(squares) & torch.isfinite(jacobian).flatten(1).all(1)
+        squares = torch.where(possible, squares, 1.0)
+        free = (groups.number.sum(1) - self.size).clamp(min=LEAST_FREE)
+        log_sigma = self._best_log_sigma(squares, free)
+        scaled = (-2.0 * log_sigma).exp()
+        value = free * log_sigma + 0.5 * squares * scaled + 0.5 * ((log_sigma - mu) / tau).square()
+        value = value + 0.5 * trial.square().sum(1)
+        better = possible & (value < state.value) & state.active
+        weighted = jacobian * (groups.number * scaled[:, None])[..., None]
+        gram = torch.where(better[:, None, None], weighted.mT @ jacobian, state.gram)
+        slope = torch.where(better[:, None], (weighted.mT @ residual[..., None])[..., 0] - trial, state.slope)
+        damping = torch.where(better, 0.2 * state.damping, 6.0 * state.damping).clamp(1e-6, 1e8)
+        ridge = 1.0 + damping[:, None] * (gram.diagonal(dim1=1, dim2=2) + 1.0)
+        factor = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))[0]
+        move = torch.cholesky_solve(slope[..., None], factor)[..., 0].nan_to_num(0.0)
+        farthest = move.abs().amax(1, keepdim=True)
+        s = torch.where(better[:, None], trial, state.s)
+        return _State(
+            s + move * (FARTHEST_STEP / farthest.clamp(min=FARTHEST_STEP)),
+            s,
+            torch.where(better, value, state.value),
+            torch.where(better, squares, state.squares),
+            gram,
+            slope,
+            damping,
+            state.active & ((slope * move).sum(1) > CONVERGED),
+        )
+
+    def _descend(self, s: Tensor, data: "_Data", steps: int) -> "_State":
+        """Levenberg-Marquardt from s (B, d). Contexts that have converged rest, and are left out once they are many."""
+        one = torch.ones_like(s[:, 0])
+        gram = s.new_zeros(*s.shape, self.size)
+        state = _State(s, s, IMPOSSIBLE * one, one, gram, torch.zeros_like(s), 0.05 * one, one > 0)
+        whole, rows = state, None
+        for step in range(steps + 1):
+            state = self._advance(state, data)
+            left = int(state.active.sum())
+            if step == steps or left == 0:
+                break
+            if left < KEPT * len(state.active):
+                keep = state.active.nonzero()[:, 0]
+                whole = whole.put(rows, state)
+                rows = keep if rows is None else rows[keep]
+                state, data = state.take(keep), data.take(keep)
+        return whole.put(rows, state)
+
+    def _starts(self, groups: Groups, frame: Frame) -> Tensor:
+        """The members of the bank that fit best once their level, the first parameter of every shipped law, is right."""
+        batch = len(groups.v)
+        curves = self.curve(self.bank[:, None].expand(-1, batch, -1), groups.x, frame)
+        number, count = groups.number, groups.number.sum(1, keepdim=True)
+        if self.logarithmic:
+            shift = (number * (groups.v - curves)).sum(-1, keepdim=True) / count
+            residual = groups.v - curves - shift
+        else:
+            factor = (number * groups.v * curves).sum(-1, keepdim=True) / (number * curves.square()).sum(-1, keepdim=True)
+            residual, shift = groups.v - factor * curves, factor.clamp(min=1e-3).log()
+        squares = (number * residual.square()).sum(-1)
+        chosen = torch.where(squares.isfinite(), squares, IMPOSSIBLE).argsort(dim=0, stable=True)[:STARTS]
+        starts = self.bank[chosen]  # (STARTS, B, d)
+        if self.names[0] == "y_first":
+            moved = shift[..., 0].gather(0, chosen).nan_to_num(0.0) / self.scale[0]
+            starts = torch.cat([starts[..., :1] + moved[..., None].clamp(-6.0, 6.0), starts[..., 1:]], -1)
+        return starts
+
+    def _search(self, xi: Tensor, v: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Two starts for each context from a fit of several to its merged points, shape (2, B, d), and whether both count."""
+        batch = len(v)
+        data = _Data(group(xi, v, mask, COARSE), frame, v.new_zeros(batch))
+        s = self._starts(data.groups, frame)
+        for count, steps in ((STARTS, FIRST_STEPS), (BEST, COARSE_STEPS)):
+            found = self._descend(s[:count].flatten(0, 1), data.repeat(min(count, len(s))), steps)
+            s, value = found.s.view(-1, batch, self.size), found.value.view(-1, batch)
+            order = value.argsort(dim=0, stable=True)
+            s, value = s.gather(0, order[..., None].expand_as(s)), value.gather(0, order)
+
+        first, others = s[0], torch.where((s - s[0]).abs().amax(-1) > DISTINCT, value, IMPOSSIBLE)
+        exists = others.amin(0) < IMPOSSIBLE
+        second = s.gather(0, others.argmin(0)[None, :, None].expand(1, batch, self.size))[0]
+        return torch.stack([first, torch.where(exists[:, None], second, first)]), exists
+
+    def _merged(self, s: Tensor, xi: Tensor, v: Tensor, mask: Tensor, groups: Groups, frame: Frame) -> _Data:
+        """The groups for each of the modes near s (MODES B, d), such that the law's bend inside a group biases nothing.
+
+        The mean of a group's residuals, which are taken at all points, is added to the law at the group's mean position.
+        """
+        data = _Data(groups, frame, v.new_zeros(len(v))).repeat(MODES)
+        xi, v, mask = (part.repeat(MODES, 1) for part in (xi, v, mask))
+        residual = torch.where(mask, v - self.curve(s, xi.exp(), data.frame), 0.0).nan_to_num(0.0)
+        number = data.groups.number
+        mean = _gather(residual, data.groups.token, number.shape[1]) / number.clamp(min=1.0)
+        within = (residual.square().sum(1) - (number * mean.square()).sum(1)).clamp(min=0.0)
+        at = self.curve(s, data.groups.x, data.frame)
+        merged = torch.where((number > 1.0) & at.isfinite(), mean + at, data.groups.v)
+        return data._replace(groups=data.groups._replace(v=merged), within=within)
+
+    def forward(self, xi: Tensor, v: Tensor, mask: Tensor, groups: Groups, frame: Frame, starts: Tensor | None = None) -> Modes:
+        """The modes of contexts.
+
+        Parameters
+        ----------
+        xi, v, mask
+            As for `group`.
+        groups
+            The points merged to tokens.
+        frame
+            Fields of shape (B, 1); x over the last context x is what the law sees.
+        starts
+            Where to begin, shape (MODES, B, d), if it is known.
+        """
+        batch = len(v)
+        frame = _relative(frame)
+        if starts is None:
+            starts, exists = self._search(xi, v, mask, frame)
+        else:
+            exists = torch.ones(batch, dtype=torch.bool, device=v.device)
+        s = starts.flatten(0, 1)
+        for _ in range(ROUNDS):
+            found = self._descend(s, self._merged(s, xi, v, mask, groups, frame), FINE_STEPS)
+            s = found.s
+        eye = torch.eye(self.size, dtype=v.dtype, device=v.device)
+        root, failed = torch.linalg.cholesky_ex(found.gram + eye)
+        root = torch.where((failed == 0)[:, None, None], root, eye)
+        spread = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False).mT
+        # The data fix d - tr(C) of the parameters: sigma has that many fewer residuals to be told by.
+        count = mask.sum(1).to(v.dtype).repeat(MODES)
+        free = (count - self.size + spread.square().sum((1, 2))).clamp(min=LEAST_FREE)
+        log_sigma = self._best_log_sigma(found.squares, free)
+        evidence = (-found.value - root.diagonal(dim1=1, dim2=2).log().sum(1)).view(MODES, batch)
+        s = found.s.view(MODES, batch, -1)
+        again = (s[1] - s[0]).abs().amax(-1) < 0.1 * DISTINCT
+        evidence = torch.stack([evidence[0], torch.where(again | ~exists, -IMPOSSIBLE, evidence[1])])
+        better = (evidence[1] > evidence[0]).long()
+        order = torch.stack([better, 1 - better], 1)  # (B, M): the likelier first
+
+        def arranged(part: Tensor) -> Tensor:
+            part = part.view(MODES, batch, *part.shape[1:]).transpose(0, 1)
+            return part[torch.arange(batch, device=part.device)[:, None], order]
+
+        log_sigma_sd = (2.0 * free + 1.0 / self.noise[1] ** 2).rsqrt()
+        weight = evidence.softmax(0).T.gather(1, order)
+        return Modes(
+            arranged(s.flatten(0, 1)), arranged(root), arranged(spread), arranged(log_sigma), arranged(log_sigma_sd), weight
+        )
+
+    def along(self, modes: Modes, x: Tensor, frame: Frame) -> Tensor:
+        """The curve of each mode at x over the last context x (B, n), shape (M, B, n)."""
+        return self.curve(modes.s.transpose(0, 1), x, _relative(frame))
+
+    def forecast(self, modes: Modes, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """Curve, sd (the noise included) and bend of each mode at x over the last context x (B, n); shapes (M, B, n).
+
+        The sd of the curve is from steps of one sd along each axis of the Laplace approximation, both ways; the bend is
+        half the sum of the curve's changes, which is 0 where it is linear in the parameters.
+        """
+        frame = _relative(frame)
+        centre, axes = modes.s.transpose(0, 1), modes.spread.permute(3, 1, 0, 2)  # (M, B, d), (axis, M, B, d)
+        steps = torch.cat([torch.zeros_like(axes[:1]), axes, -axes])
+        curves = self.curve(centre + steps, x, frame)
+        middle = curves[0]
+        up, down = (part - middle for part in curves[1:].split(self.size))
+        noise = (2.0 * modes.log_sigma).exp().T[..., None]
+        sd = (torch.maximum(up.square(), down.square()).sum(0) + noise).sqrt()
+        return middle, sd, 0.5 * (up + down).sum(0)
+
+
+def _relative(frame: Frame) -> Frame:
+    """The frame in which positions are x over the last context x."""
+    one = torch.ones_like(frame.last)
+    return Frame(0.0 * one, one, one, frame.first / frame.last, one, frame.horizon / frame.last)

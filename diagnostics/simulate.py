@@ -1,0 +1,133 @@
+"""Curves drawn from a prior, as problems for the engines, and exact draws for them that are kept in a file."""
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hybrid.amortized.design import Design
+from hybrid.models.coordinates import Frame
+from hybrid.models.engine import Problem
+from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.models.prior import AbstractPrior, Prior
+
+Array = Any
+CHUNK = 32  # curves after which exact draws are written to the file
+
+
+class Simulated(NamedTuple):
+    """Curves with a y scale of 1, whose truth is known."""
+
+    problems: list[Problem]
+    theta: dict[str, Array]  #: true parameters by name, each (n,)
+    x_target: Array  #: (n, m) positions of held-out points, in coordinates
+    y_target: Array  #: (n, m)
+
+
+def simulate(prior: AbstractPrior, curves: int, design: Design, seed: int) -> Simulated:
+    """Draw curves from a prior at the positions of a design, 64 bit.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If curves < 1.
+    """
+    import torch
+
+    from hybrid.amortized.sampler import sample_curves
+
+    if curves < 1:
+        raise InvalidArgumentError(f"the number of curves must be at least 1, got {curves}")
+    batch = sample_curves(prior, curves, design, seed, dtype=torch.float64)
+    problems = []
+    for i in range(curves):
+        mask = batch.mask[i].numpy()
+        frame = Frame(*(float(field[i, 0]) for field in batch.frame))
+        problems.append(Problem(batch.x_context[i].numpy()[mask], batch.y_context[i].numpy()[mask], frame))
+    theta = {name: value.numpy() for name, value in batch.theta.items()}
+    return Simulated(problems, theta, batch.x_target.numpy(), batch.y_target.numpy())
+
+
+class ExactDraws(NamedTuple):
+    """Posterior draws by NUTS of many curves."""
+
+    draws: dict[str, Array]  #: by parameter, (n, draws)
+    status: Array  #: (n,) "ok" or "needs_review"
+    ess: Array  #: (n,) lowest bulk or tail effective sample size of each curve
+
+
+def _evenly(draws: Array, count: int) -> Array:
+    """So many of the draws of all chains, evenly spaced: where chains mixed slowly there are more to choose from."""
+    flat = draws.reshape(-1)
+    return flat[np.linspace(0, flat.size - 1, count).round().astype(int)]
+
+
+def exact_draws(
+    prior: Prior,
+    problems: Sequence[Problem],
+    draws: int,
+    cache: Path | None = None,
+    workers: int = 1,
+    progress: bool = True,
+) -> ExactDraws:
+    """Sample every problem by NUTS, in chunks that go to the cache as they come; an interrupted call goes on there.
+
+    Parameters
+    ----------
+    prior, problems
+        As for `hybrid.models.nuts.run_nuts`.
+    draws
+        Draws to keep of each curve, evenly spaced.
+    cache
+        An .npz file; None keeps nothing.
+    workers, progress
+        As for `run_nuts`.
+
+    Raises
+    ------
+    FileFormatError
+        If the cache is damaged or holds the draws of other curves.
+    """
+    from hybrid.models.nuts import run_nuts
+
+    key = hashlib.sha256(f"{prior.fingerprint} {draws}".encode() + b"".join(p.y.tobytes() for p in problems)).hexdigest()
+    found = {} if cache is None or not cache.exists() else _read(cache, key)
+    done = len(found["status"]) if found else 0
+    for start in range(done, len(problems), CHUNK):
+        results = run_nuts(prior, problems[start : start + CHUNK], seed=start, progress=progress, workers=workers)
+        part: dict[str, Array] = {
+            p.name: np.stack([_evenly(r.draws[p.name], draws) for r in results]) for p in prior.parameters
+        }
+        part["status"] = np.array([r.status for r in results])
+        part["ess"] = np.array([min(r.info["min_ess_bulk"], r.info["min_ess_tail"]) for r in results])
+        found = {name: np.concatenate([found[name], part[name]]) if found else part[name] for name in part}
+        if cache is not None:
+            _write(cache, key, found)
+    return ExactDraws({p.name: found[p.name] for p in prior.parameters}, found["status"], found["ess"])
+
+
+def _read(cache: Path, key: str) -> dict[str, Array]:
+    remedy = "delete it, or name another file"
+    try:
+        with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as stored:  # what is damaged leaves no open file
+            found = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise FileFormatError(f"{cache} is damaged ({error}): {remedy}") from None
+    if str(found.pop("key", "")) != key:
+        raise FileFormatError(f"{cache} holds the draws of other curves: {remedy}")
+    return found
+
+
+def _write(cache: Path, key: str, found: dict[str, Array]) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.npz")
+    try:
+        np.savez(temporary, key=np.array(key), **found)
+        temporary.replace(cache)
+    finally:
+        temporary.unlink(missing_ok=True)

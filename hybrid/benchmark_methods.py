@@ -1,0 +1,221 @@
+"""What a benchmark compares: an engine with a prior, and what it forecasts for a batch of curves."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hybrid.amortized.cards import find_card
+from hybrid.benchmark_cases import Case
+from hybrid.curve import MIN_POINTS, Curve
+from hybrid.diagnostics.agreement import LEVELS as CRPS_LEVELS
+from hybrid.diagnostics.agreement import quantile_crps
+from hybrid.diagnostics.scores import rmsle
+from hybrid.fitting import fit_many, resolve_engine
+from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError, UnknownNameError
+from hybrid.models.prior import AbstractPrior
+from hybrid.models.registry import get_prior, prior_from_json
+from hybrid.result import Fit
+
+Record = dict[str, np.ndarray]
+
+BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
+GRID = 48  # positions of the forecast that figures show
+AUTO_BREAKS = "bnsl_auto"
+BREAKS = ("bnsl", "bnsl2", "bnsl3")
+TAIL = 0.2
+QUICK = ("pfn", "least_squares")  # engines whose every batch can be run twice, to time it without loading and compiling
+BATCH = {"pfn": 32, "least_squares": 16, "auto": 8, "nuts": 1}  # curves that are fitted and kept together
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """An engine with a prior, as "engine:prior".
+
+    Attributes
+    ----------
+    name
+        What tables call it.
+    engine
+        "pfn", "nuts", "least_squares" or "auto".
+    priors
+        The prior; for `least_squares:bnsl_auto` those with 1, 2 and 3 breaks, of which every curve takes one.
+    """
+
+    name: str
+    engine: str
+    priors: tuple[AbstractPrior, ...]
+
+    @property
+    def identity(self) -> str:
+        """The fingerprints of its priors, and the hash of the weights where the engine uses a network."""
+        parts = [self.engine, *(prior.fingerprint for prior in self.priors)]
+        if self.engine in ("pfn", "auto"):
+            try:
+                parts += [str(find_card(prior).content["weights_sha256"]) for prior in self.priors]
+            except EngineUnavailableError:
+                parts.append("no weights")
+        return " ".join(parts)
+
+    def fit(self, cases: Sequence[Case], seed: int) -> list[Fit]:
+        """Fit the contexts of the cases; horizon and y scale are theirs.
+
+        Contexts have their repeated rows merged, so that the noise is not underestimated; but not for least squares, whose
+        estimates repeat those of `benchmarks/least_squares.py` with rows as they stand.
+        """
+        raw = self.engine == "least_squares"
+        curves = [case.raw_context if raw else case.context for case in cases]
+        horizons, units = [case.horizon for case in cases], [case.unit for case in cases]
+        if len(self.priors) == 1:
+            return fit_many(curves, self.priors[0], self.engine, horizons, units, seed, progress=False)
+        chosen = _choose_breaks(curves, self.priors, units, seed)
+        fits: list[Fit | None] = [None] * len(cases)
+        for k, prior in enumerate(self.priors):
+            own = [i for i, choice in enumerate(chosen) if choice == k]
+            scales = [horizons[i] for i in own], [units[i] for i in own]
+            made = fit_many([curves[i] for i in own], prior, self.engine, *scales, seed, progress=False)
+            for i, fit in zip(own, made, strict=True):
+                fits[i] = fit
+        return [fit for fit in fits if fit is not None]
+
+
+def _choose_breaks(curves: Sequence[Curve], priors: Sequence[AbstractPrior], units: Sequence[float], seed: int) -> list[int]:
+    """The index of the prior that forecasts the last fifth of each context best, by RMSLE; the first where that is too short.
+
+    Each prior is fitted to the other four fifths by least squares. At least one point is held out, and at least 3 distinct x
+    stay.
+    """
+    cuts = [curve.x.size - max(1, round(TAIL * curve.x.size)) for curve in curves]
+    able = [i for i, curve in enumerate(curves) if np.unique(curve.x[: cuts[i]]).size >= MIN_POINTS]
+    heads = [dataclasses.replace(curves[i], x=curves[i].x[: cuts[i]], y=curves[i].y[: cuts[i]]) for i in able]
+    ends, scales = [float(curves[i].x[-1]) for i in able], [units[i] for i in able]
+    errors = np.zeros((len(priors), len(curves)))
+    for k, prior in enumerate(priors):
+        for i, fit in zip(able, fit_many(heads, prior, "least_squares", ends, scales, seed, progress=False), strict=True):
+            error = rmsle(fit.predict(curves[i].x[cuts[i] :])["median"].to_numpy(), curves[i].y[cuts[i] :])
+            errors[k, i] = error if np.isfinite(error) else np.inf
+    return [int(best) for best in np.argmin(errors, axis=0)]
+
+
+def _prior(named: str | AbstractPrior) -> AbstractPrior:
+    if isinstance(named, str) and named.endswith(".json"):
+        try:
+            return prior_from_json(Path(named).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgumentError(f"{named} cannot be read as a prior: {error}") from None
+    return get_prior(named)
+
+
+def as_method(method: str | tuple[str, str | AbstractPrior]) -> Method:
+    """A method from "engine:prior", or from the pair of both; the prior a name, a JSON file, or a Prior object.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is neither, or the JSON file cannot be read.
+    UnknownNameError
+        If there is no such engine or prior.
+    EngineUnavailableError
+        If the engine cannot serve the prior.
+    """
+    engine, named = method if isinstance(method, tuple) and len(method) == 2 else (None, None)
+    if isinstance(method, str):
+        engine, colon, named = method.partition(":")
+        if not colon or not engine or not named:
+            raise InvalidArgumentError(f"a method is ENGINE:PRIOR, such as pfn:nsl or least_squares:m4, got {method!r}")
+    if not isinstance(engine, str) or not isinstance(named, (str, AbstractPrior)):
+        raise InvalidArgumentError(f"a method is 'engine:prior' or a pair of both, got {method!r}")
+    if named == AUTO_BREAKS:
+        if engine != "least_squares":
+            raise UnknownNameError(f"{AUTO_BREAKS!r} is chosen by least squares: use least_squares:{AUTO_BREAKS}")
+        priors = tuple(get_prior(name) for name in BREAKS)
+    else:
+        priors = (_prior(named),)
+    for prior in priors:
+        resolve_engine(prior, engine, {})
+    label = named if isinstance(named, str) and not named.endswith(".json") else priors[0].name
+    return Method(f"{engine}:{label}", engine, priors)
+
+
+def _forecasts(fit: Fit, case: Case, milliseconds: float) -> Record:
+    """What is kept of one fit; y and densities are in units of `case.unit`."""
+    x, y, unit = case.curve.x_target, case.curve.y_target, case.unit
+    begin = time.perf_counter()
+    bands = fit.predict(x, levels=BANDS)["quantiles"].transpose("quantile", "x").to_numpy() / unit
+    milliseconds += 1e3 * (time.perf_counter() - begin)
+    grid = np.geomspace(float(case.curve.x[0]), case.horizon, GRID)
+    grid[[0, -1]] = float(case.curve.x[0]), case.horizon  # rounding must not leave the coordinates
+    crps_quantiles = fit.predict(x, levels=list(CRPS_LEVELS))["quantiles"].transpose("quantile", "x").to_numpy() / unit
+    with np.errstate(invalid="ignore", over="ignore"):
+        crps = quantile_crps(crps_quantiles, CRPS_LEVELS, y / unit)
+    return {
+        "bands": bands,
+        "log_density": fit.log_density(x, y).to_numpy() + np.log(unit),
+        "pit": fit.prob_below(x, y).to_numpy(),
+        "crps": crps,
+        "grid": grid,
+        "grid_bands": fit.predict(grid, levels=BANDS)["quantiles"].transpose("quantile", "x").to_numpy(),
+        "needs_review": np.array(fit.status != "ok"),
+        "milliseconds": np.array(milliseconds),
+        "prior": np.array(fit.prior.name),
+        "reasons": np.array(" ".join(fit.reasons)),
+    }
+
+
+_warmed: set[tuple[str, int]] = set()
+
+
+def _warm_up(method: Method, cases: Sequence[Case], seed: int) -> None:
+    """Fit once without looking, so that loading and compiling are not timed; for slow engines once per shape and process."""
+    shape = method.identity, max(case.curve.x.size for case in cases).bit_length()
+    if method.engine in QUICK or shape not in _warmed:
+        method.fit(cases, seed)
+        _warmed.add(shape)
+
+
+def run_method(method: Method, cases: Sequence[Case], seed: int) -> list[Record]:
+    """Fit and forecast a batch of curves.
+
+    Parameters
+    ----------
+    method
+        The method.
+    cases
+        The curves.
+    seed
+        Seed of the engine.
+
+    Returns
+    -------
+    One dictionary of arrays per case, for n targets, 5 levels `BANDS` and g positions between the first context x and the
+    horizon. In units of the case: `bands` (5, n), quantiles at the targets; `log_density` (n,), in nats; `crps` (n,), from
+    100 quantiles for every engine, since the closed form of bars over log y is not one of y. `pit` (n,), P(Y <= y). In
+    the user's units: `grid` (g,) and `grid_bands` (5, g). Scalars: `needs_review`, `reasons`, `prior`, and `milliseconds`
+    for the fit, shared over the batch, and the five quantiles, after weights are loaded and code is compiled.
+
+    Raises
+    ------
+    HybridError
+        Where a fit fails; the message names the method and a curve.
+    """
+    try:
+        _warm_up(method, cases, seed)
+        begin = time.perf_counter()
+        fits = method.fit(cases, seed)
+        milliseconds = 1e3 * (time.perf_counter() - begin) / len(cases)
+        with np.errstate(all="ignore"):
+            return [_forecasts(fit, case, milliseconds) for fit, case in zip(fits, cases, strict=True)]
+    except HybridError as error:
+        names = f"{cases[0].domain}/{cases[0].name}" + (f" and {len(cases) - 1} more" if len(cases) > 1 else "")
+        raise type(error)(f"{method.name} on {names}: {error}") from None
+
+
+def batches(method: Method, cases: Sequence[Case], seed: int) -> list[tuple[Any, ...]]:
+    """The calls of `run_method` for all cases, curves of like length together; (indices, (method, cases, seed))."""
+    order = sorted(range(len(cases)), key=lambda i: cases[i].curve.x.size)
+    size = BATCH[method.engine]
+    parts = [order[i : i + size] for i in range(0, len(order), size)]
+    return [(part, (method, [cases[i] for i in part], seed)) for part in parts]

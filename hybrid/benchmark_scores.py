@@ -1,0 +1,210 @@
+"""Figures of a benchmark from what its methods forecast: per curve, and per method and domain with standard errors."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hybrid.benchmark_cases import Case
+from hybrid.benchmark_methods import BANDS, Record
+from hybrid.diagnostics.scores import (
+    MSCE_LEVELS,
+    bootstrap_by_group,
+    coverage,
+    interval_score,
+    msce,
+    rmsle,
+    standard_error,
+)
+from hybrid.output import format_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COVERED = (0.5, 0.9)
+_PIT_COLUMNS = tuple(f"coverage_{level:g}" for level in MSCE_LEVELS)
+MEANS = (
+    *("rmsle", "ll", "crps", "msce"),
+    *("in_50", "in_90", "width_50", "width_90", "interval_score_90"),
+    *("needs_review", "ms"),
+)
+POOLED = "msce_pooled"
+_LOW, _LOWER, _MEDIAN, _UPPER, _HIGH = range(len(BANDS))
+
+
+class _Column(NamedTuple):
+    """A column of the printed tables."""
+
+    figure: str
+    title: str
+    best: float | None  #: the value that is best: -inf, inf, or a nominal coverage; None where none is
+
+
+_ACCURACY = (
+    _Column("rmsle", "RMSLE", -np.inf),
+    _Column("ll", "LL", np.inf),
+    _Column("crps", "CRPS", -np.inf),
+    _Column("ms", "ms per curve", -np.inf),
+    _Column("needs_review", "needs review", None),
+)
+_CALIBRATION = (
+    _Column("msce", "MSCE", -np.inf),
+    _Column(POOLED, "MSCE pooled", -np.inf),
+    _Column("in_50", "in 50 %", 0.5),
+    _Column("in_90", "in 90 %", 0.9),
+    _Column("width_50", "width of 50 %", None),
+    _Column("width_90", "width of 90 %", None),
+)
+
+
+def score_curve(case: Case, record: Record) -> dict[str, Any]:
+    """The figures of one curve.
+
+    Parameters
+    ----------
+    case
+        The curve.
+    record
+        What `hybrid.benchmark_methods.run_method` gave for it.
+
+    Returns
+    -------
+    Means over the targets: `rmsle` of the median; `ll`, log density in nats, `crps` and `interval_score_90` on the scale of
+    `case.unit`; `in_50` and `in_90`, the shares inside central intervals; `width_50` and `width_90`, widths over y. `msce`
+    over the seven levels of the paper, and the coverage at each, `coverage_0.5` and so on. `needs_review` is 0 or 1, `ms` is
+    milliseconds.
+    """
+    y = case.curve.y_target / case.unit
+    bands, pit = record["bands"], record["pit"]
+    observed = coverage(pit)
+    in_50, in_90 = coverage(pit, COVERED)
+    with np.errstate(all="ignore"):
+        return {
+            "points": y.size,
+            "rmsle": rmsle(bands[_MEDIAN], y),
+            "ll": float(np.mean(record["log_density"])),
+            "crps": float(np.mean(record["crps"])),
+            "msce": float(msce(observed)),
+            "in_50": float(in_50),
+            "in_90": float(in_90),
+            "width_50": float(np.mean((bands[_UPPER] - bands[_LOWER]) / y)),
+            "width_90": float(np.mean((bands[_HIGH] - bands[_LOW]) / y)),
+            "interval_score_90": float(np.mean(interval_score(bands[_LOW], bands[_HIGH], y, 0.9))),
+            "needs_review": float(record["needs_review"]),
+            "ms": float(record["milliseconds"]),
+            **dict(zip(_PIT_COLUMNS, observed.tolist(), strict=True)),
+        }
+
+
+def curve_table(cases: Sequence[Case], records: Mapping[str, Sequence[Record]]) -> "pd.DataFrame":
+    """One row per method and curve: method, domain, group, curve, the prior fitted, status, reasons, and `score_curve`."""
+    import pandas as pd
+
+    rows = [
+        {
+            "method": method,
+            "domain": case.domain,
+            "group": case.group,
+            "curve": case.name,
+            "prior": str(record["prior"]),
+            **score_curve(case, record),
+            "status": "needs_review" if record["needs_review"] else "ok",
+            "reasons": str(record["reasons"]),
+        }
+        for method, found in records.items()
+        for case, record in zip(cases, found, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def summarise(curves: "pd.DataFrame") -> "pd.DataFrame":
+    """The table of a benchmark: one row per domain and method.
+
+    Parameters
+    ----------
+    curves
+        What `curve_table` gives.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns domain, method, curves, groups, points; for each figure of `score_curve` its mean over curves and, under
+        `..._se`, the standard error by a bootstrap over groups (NaN for a single group); `msce_pooled`, of the coverage over
+        all points of the domain, and that coverage by level, `pooled_coverage_0.5` and so on.
+    """
+    import pandas as pd
+
+    rows = []
+    domains, methods = (list(dict.fromkeys(curves[column])) for column in ("domain", "method"))
+    for domain, method in itertools.product(domains, methods):
+        own = curves[(curves["domain"] == domain) & (curves["method"] == method)]
+        groups, points = own["group"].tolist(), own["points"].to_numpy()
+        by_curve, levels = own[list(MEANS)].to_numpy(dtype=float), own[list(_PIT_COLUMNS)].to_numpy()
+        errors = standard_error(bootstrap_by_group(by_curve, groups), groups)
+        pooled = np.average(levels, axis=0, weights=points)
+        spread = standard_error(msce(bootstrap_by_group(levels, groups, points)), groups)
+        row = {
+            "domain": domain,
+            "method": method,
+            "curves": len(own),
+            "groups": len(set(groups)),
+            "points": int(points.sum()),
+        }
+        with np.errstate(all="ignore"):
+            for k, name in enumerate(MEANS):
+                row |= {name: float(np.mean(by_curve[:, k])), f"{name}_se": float(errors[k])}
+        row |= {POOLED: float(msce(pooled)), f"{POOLED}_se": float(spread)}
+        row |= {f"pooled_{name}": float(value) for name, value in zip(_PIT_COLUMNS, pooled, strict=True)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _cell(value: float, error: float, figure: str) -> str:
+    """A mean with its standard error, to the same number of decimals."""
+    if not np.isfinite(value):
+        return str(float(value))
+    if figure == "needs_review":
+        return f"{100 * value:.0f} %"
+    if figure == "ms":
+        return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    if figure == "ll" and abs(value) >= 100:
+        return f"{value:,.0f}" + (f" ± {error:,.0f}" if np.isfinite(error) else "")
+    fixed = 3 if figure == "ll" or figure.startswith("in_") else 4
+    style = f".{fixed}f" if value == 0 or 10.0**-fixed <= abs(value) < 100 else ".2g"
+    return f"{value:{style}}" + (f" ± {error:{style}}" if np.isfinite(error) else "")
+
+
+def _best(values: np.ndarray, best: float | None) -> int | None:
+    """The index of the best value, where several are compared and it is unique."""
+    if best is None or len(values) < 2:
+        return None
+    distance = np.abs(values - best) if np.isfinite(best) else -np.sign(best) * values
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    least = np.flatnonzero(distance == distance.min())
+    return int(least[0]) if least.size == 1 and np.isfinite(distance.min()) else None
+
+
+def _block(rows: "pd.DataFrame", columns: Sequence[_Column]) -> str:
+    """One printed table: methods as rows, mean and standard error in each cell, a star at the best value."""
+    cells: list[list[str]] = [[str(method)] for method in rows["method"]]
+    for figure, _, target in columns:
+        best = _best(rows[figure].to_numpy(dtype=float), target)
+        for k, (value, error) in enumerate(zip(rows[figure], rows[f"{figure}_se"], strict=True)):
+            cells[k].append(f"{'*' if k == best else ''}{_cell(value, error, figure)}")
+    return format_table(["method", *(column.title for column in columns)], cells)
+
+
+def render(table: "pd.DataFrame") -> str:
+    """The table as text: for each domain a block on accuracy and one on calibration."""
+    found = []
+    for domain in dict.fromkeys(table["domain"]):
+        rows = table[table["domain"] == domain]
+        first = rows.iloc[0]
+        counts = ", ".join(
+            f"{first[name]:,} {word}{'' if first[name] == 1 else 's'}"
+            for name, word in (("curves", "curve"), ("groups", "group"), ("points", "held-out point"))
+        )
+        found.append(f"{domain}: {counts}\n{_block(rows, _ACCURACY)}\n\n{_block(rows, _CALIBRATION)}")
+    star = "\n\n* the best of the column" if table["method"].nunique() > 1 else ""
+    return "\n\n\n".join(found) + f"{star}\n"

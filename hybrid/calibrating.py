@@ -1,0 +1,259 @@
+"""`calibrate`: is an engine right on curves of its own prior? And `Calibration`, the answer with its evidence."""
+
+import dataclasses
+import functools
+import importlib
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from hybrid.checks import as_integer
+from hybrid.diagnostics.datatree import read_datatree, write_datatree
+from hybrid.diagnostics.scores import coverage
+from hybrid.diagnostics.uniformity import LEVEL, Uniformity, check_uniform
+from hybrid.models.errors import EngineUnavailableError, UnknownNameError
+from hybrid.models.prior import AbstractPrior
+from hybrid.models.registry import get_prior
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hybrid.amortized.design import Design
+
+Array = Any
+SIMULATIONS = {"nuts": 256, "pfn": 2000}
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+HORIZON_BINS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)  # x over last context x
+PREDICTIVE, JOINT = "held-out point", "joint held-out points (TARP)"
+NUTS_SIZES = (5, 60)  # points of a context: chains on hundreds of points take minutes each
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Calibration:
+    """How well an engine's posteriors and forecasts are calibrated on curves of a prior. Made by `hybrid.calibrate`.
+
+    Attributes
+    ----------
+    data
+        The evidence, as `hybrid.diagnostics.sbc.run_sbc` describes it: ArviZ's `plot_ecdf_pit` reads it as it is.
+    """
+
+    data: xr.DataTree
+
+    def __repr__(self) -> str:
+        return self.verdict
+
+    @property
+    def curves(self) -> int:
+        """Curves that were judged: those whose chains converged."""
+        return int(self.data["predictive"].sizes["draw"])
+
+    @property
+    def ranks(self) -> dict[str, Array]:
+        """What should be uniform, by quantity: one number for each curve."""
+        found = {}
+        if "prior_sbc" in self.data.children:
+            found = {str(k): v.to_numpy().ravel() for k, v in self.data["prior_sbc"].data_vars.items()}
+        return {**found, PREDICTIVE: self.data["predictive"]["pit_one"].to_numpy(), JOINT: self.data["tarp"]["y"].to_numpy()}
+
+    def _check(self, level: float) -> dict[str, Uniformity]:
+        known = {str(name): value.to_numpy() for name, value in self.data["features"].data_vars.items()}
+        return {k: check_uniform(v, {f: x[: v.size] for f, x in known.items()}, level) for k, v in self.ranks.items()}
+
+    @functools.cached_property
+    def checks(self) -> dict[str, Uniformity]:
+        """What `check_uniform` says of each quantity's ranks, of the PIT of a held-out point per curve, and of TARP.
+
+        At 99 % each: of ten quantities of a right posterior, one fails in one of five calibrations.
+        """
+        return self._check(LEVEL)
+
+    @functools.cached_property
+    def failed(self) -> dict[str, Uniformity]:
+        """The quantities that fail when all are judged together at 99 %, by Bonferroni."""
+        found = self._check(1.0 - (1.0 - LEVEL) / len(self.ranks))
+        return {name: check for name, check in found.items() if not check.ok}
+
+    @property
+    def ok(self) -> bool:
+        """Whether no quantity fails when all are judged together at 99 %."""
+        return not self.failed
+
+    @property
+    def verdict(self) -> str:
+        """One line: calibrated or not, on how many curves, and what is wrong."""
+        attrs = self.data.attrs
+        review = float(attrs["needs_review"])
+        left_out = f", {100 * review:.1f} % more left out as needs_review" if review else ""
+        start = f"{attrs['prior']} by {attrs['engine']} on {self.curves} curves of its prior{left_out}"
+        total, passing = len(self.checks), sum(check.ok for check in self.checks.values())
+        each = f"{passing} of {total} quantities pass at {LEVEL:.0%} each"
+        if self.ok:
+            return f"{start}: calibrated: {each}, and all of them at {LEVEL:.0%} together"
+        what = "; ".join(f"{name}: {check.diagnosis}" for name, check in self.failed.items())
+        return f"{start}: not calibrated: {each}, and {len(self.failed)} fail at {LEVEL:.0%} together: {what}"
+
+    def table(self) -> "pd.DataFrame":
+        """The checks by quantity.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `excess`: how far the ECDF of the ranks leaves its simultaneous 99 % band (0 inside). `shift`, `spread`,
+            `dependence`: standard normal if all is well; positive shift: the truth lies higher; positive spread: too narrow.
+            `p`: of the three, Bonferroni. `ok`. For parameters also the mean `contraction` of the posterior against the prior,
+            and the correlation of posterior mean and truth (`recovery`).
+        """
+        import pandas as pd
+
+        contractions = importlib.import_module("hybrid.diagnostics.sbc").contractions
+        rows = {name: {**check._asdict(), "ok": check.ok} for name, check in self.checks.items()}
+        found = pd.DataFrame(rows).T.drop(columns=["feature", "level"])
+        found = found.astype({name: bool if name == "ok" else float for name in found.columns}).astype({"values": int})
+        if "truth" in self.data.children:
+            found["contraction"] = pd.Series(contractions(self.data))
+            means, truth = self.data["posterior_mean"], self.data["truth"]
+            names = [str(name) for name in truth.data_vars]
+            recovery = {k: _correlation(means[k].to_numpy(), truth[k].to_numpy()) for k in names}
+            found["recovery"] = pd.Series(recovery)
+        return found
+
+    def coverage(self, levels: tuple[float, ...] = LEVELS) -> "pd.DataFrame":
+        """Coverage of central intervals over all held-out points, by how far beyond the context they lie.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by the range of x over last context x (the first row is all points): `points`, coverage per level, and the
+            median `width` of the 90 % interval over the forecast's median (sharpness).
+        """
+        import pandas as pd
+
+        group = self.data["predictive"]
+        pit, distance, width = (group[name].to_numpy().ravel() for name in ("pit", "distance", "width"))
+        rows = {"all": np.ones(pit.size, dtype=bool)}
+        for low, high in itertools.pairwise(HORIZON_BINS):
+            name = f"within {high:g}" if low == 0 else f"{low:g} to {high:g}" if np.isfinite(high) else f"beyond {low:g}"
+            inside = (distance > low) & (distance <= high)
+            if inside.any():
+                rows[name] = inside
+        table = {
+            name: {
+                "points": int(inside.sum()),
+                **{f"{100 * p:g} %": c for p, c in zip(levels, coverage(pit[inside], np.array(levels)), strict=True)},
+                "width": float(np.median(width[inside])),
+            }
+            for name, inside in rows.items()
+        }
+        return pd.DataFrame(table).T.astype({"points": int}).rename_axis("x / last context x")
+
+    def plot(self) -> Any:
+        """Figure of the ECDF differences of all quantities; see `hybrid.calibration_plots.plot_ranks`."""
+        return importlib.import_module("hybrid.calibration_plots").plot_ranks(self)
+
+    def plot_coverage(self) -> Any:
+        """Figure of coverage against level by horizon; see `hybrid.calibration_plots.plot_coverage`."""
+        return importlib.import_module("hybrid.calibration_plots").plot_coverage(self)
+
+    def plot_recovery(self) -> Any:
+        """Figure of posterior means against the truth; see `hybrid.calibration_plots.plot_recovery`."""
+        return importlib.import_module("hybrid.calibration_plots").plot_recovery(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to NetCDF; `hybrid.load_calibration` is the inverse.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the file cannot be written.
+        """
+        write_datatree(self.data, path)
+
+
+def _correlation(one: Array, other: Array) -> float:
+    return float(np.corrcoef(one, other)[0, 1]) if np.std(one) > 0 and np.std(other) > 0 else float("nan")
+
+
+def load_calibration(path: str | os.PathLike[str]) -> Calibration:
+    """Read a calibration that `Calibration.save` wrote.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing, damaged, or not one of a calibration.
+    """
+    sbc = importlib.import_module("hybrid.diagnostics.sbc")
+    return Calibration(read_datatree(path, sbc.FORMAT))
+
+
+def calibrate(
+    prior: str | AbstractPrior = "m4",
+    engine: str = "pfn",
+    simulations: int | None = None,
+    design: "Design | None" = None,
+    seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    workers: int = 1,
+    progress: bool = True,
+    checkpoint: Any = None,
+) -> Calibration:
+    """Calibrate an engine by simulation: curves from the prior are fitted, and the truth is ranked among the posterior draws.
+
+    Parameters
+    ----------
+    prior
+        A name in `priors()`, or a prior object.
+    engine
+        "nuts" or "pfn".
+    simulations
+        Number of curves, at least 16; None takes 256 for "nuts" and 2000 for "pfn". With 256 a posterior that is 20 % too
+        narrow, or .3 sd off, is found in 19 of 20 runs.
+    design
+        Where the points of the curves lie; None takes the design that the prior's network is trained on, for "nuts" with
+        contexts of 5 to 60 points.
+    seed
+        Of the curves and of all ranks.
+    cache
+        File that keeps the draws of NUTS as they come: an interrupted run goes on there.
+    workers
+        Processes for NUTS.
+    progress
+        Whether to show progress bars.
+    checkpoint
+        Weights for "pfn", if not those that are found.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    EngineUnavailableError
+        If the engine cannot serve the prior.
+    InvalidArgumentError
+        If an argument is outside what it may be.
+    FileFormatError
+        If the cache is damaged or of other curves.
+    """
+    prior = get_prior(prior)
+    if engine not in SIMULATIONS:
+        if engine in ("least_squares", "auto"):
+            raise EngineUnavailableError(f"engine {engine!r} gives no posterior of its own to calibrate: use 'nuts' or 'pfn'")
+        raise UnknownNameError(f"no engine called {engine!r} can be calibrated; there are {', '.join(SIMULATIONS)}")
+    count = SIMULATIONS[engine] if simulations is None else as_integer(simulations, "simulations", 16, 10**6)
+    workers = as_integer(workers, "workers", 1, 1024)
+    seed = as_integer(seed, "seed", 0, 2**32 - 2)
+    if design is None:
+        design = importlib.import_module("hybrid.amortized.settings").design_for(prior.name)
+        if engine == "nuts":
+            design = dataclasses.replace(design, context=NUTS_SIZES)
+    run = importlib.import_module("hybrid.diagnostics.sbc").run_sbc
+    tree = run(prior, engine, count, design, seed, None if cache is None else Path(cache), workers, progress, checkpoint)
+    versions = importlib.import_module("hybrid.fitting").versions_of(engine)
+    tree.attrs |= {"prior_json": prior.to_json(), "design_json": json.dumps(design.to_dict()), "versions": json.dumps(versions)}
+    return Calibration(tree)

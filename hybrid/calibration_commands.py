@@ -1,0 +1,88 @@
+"""The commands `hybrid calibrate` and `hybrid report`."""
+
+from pathlib import Path
+
+import click
+
+from hybrid.models.errors import FileFormatError, InvalidArgumentError
+
+
+def _checked(path: Path | None, suffix: str) -> None:
+    """Fail before hours of work, not after them."""
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise InvalidArgumentError(f"{path}: the name must end in {suffix}")
+    if not path.absolute().parent.is_dir():
+        raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")
+
+
+@click.command("calibrate")
+@click.option("--prior", default="m4", show_default=True, help="A name from `hybrid priors`.")
+@click.option("--engine", default="pfn", show_default=True, help="nuts or pfn.")
+@click.option("--simulations", type=click.IntRange(min=16), help="Curves; default 256 for nuts, 2000 for pfn.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 2), default=0, show_default=True, help="Random seed.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes for nuts.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for pfn, if not those that are found.")
+@click.option("--out", type=click.Path(path_type=Path), help="The report; default calibration_PRIOR_ENGINE.html.")
+@click.option("--save", "saved", type=click.Path(path_type=Path), help="Also write the evidence as NetCDF: .nc.")
+def calibrate_command(
+    prior: str,
+    engine: str,
+    simulations: int | None,
+    seed: int,
+    workers: int,
+    checkpoint: Path | None,
+    out: Path | None,
+    saved: Path | None,
+) -> None:
+    """Simulation-based calibration of an engine on curves of its own prior; prints the verdict and writes a report.
+
+    The draws of nuts are kept beside the report while it runs: the same command goes on where it was interrupted. Exit code 1
+    if a quantity fails.
+    """
+    from hybrid.calibrating import calibrate
+    from hybrid.reporting import write_report
+
+    page = Path(f"calibration_{prior}_{engine}.html") if out is None else out
+    _checked(page, ".html")
+    _checked(saved, ".nc")
+    cache = page.with_suffix(".draws.npz") if engine == "nuts" else None
+    found = calibrate(prior, engine, simulations, None, seed, cache, workers, True, checkpoint)
+    click.echo(found.verdict)
+    click.echo(found.table().round(3).to_string())
+    click.echo(found.coverage().round(3).to_string())
+    if saved is not None:
+        found.save(saved)
+        click.echo(f"wrote {saved}")
+    count = "" if simulations is None else f" --simulations {simulations}"
+    write_report(found, page, f"hybrid calibrate --prior {prior} --engine {engine}{count} --seed {seed}")
+    click.echo(f"wrote {page}")
+    if cache is not None:
+        cache.unlink(missing_ok=True)
+    if not found.ok:
+        raise click.exceptions.Exit(1)
+
+
+@click.command("report")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The page; default the file's name with .html.")
+def report_command(source: Path, out: Path | None) -> None:
+    """Write a report about a fit, or a calibration, that was saved as NetCDF: one HTML page that needs no network."""
+    from hybrid.calibrating import Calibration, load_calibration
+    from hybrid.reporting import write_report
+    from hybrid.result import Fit, load_fit
+
+    page = source.with_suffix(".html") if out is None else out
+    _checked(page, ".html")
+    subject: Fit | Calibration
+    try:
+        subject = load_fit(source)
+    except FileFormatError as error:
+        try:
+            subject = load_calibration(source)
+        except FileFormatError:
+            raise error from None
+    write_report(subject, page, f"hybrid report {source.name}")
+    click.echo(subject.verdict)
+    click.echo(f"wrote {page}")

@@ -1,0 +1,117 @@
+"""Figures of a calibration, readable in grey print and by colour-blind readers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hybrid.diagnostics.uniformity import ecdf_band, thinned
+from hybrid.models.errors import InvalidArgumentError
+from hybrid.plotting import COLOURS, INK, STYLES, WARNING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hybrid.calibrating import Calibration
+
+COLUMNS = 4
+PANEL = (2.5, 2.1)  # inches
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def _grid(count: int, columns: int = COLUMNS) -> tuple[Any, list[Any]]:
+    import matplotlib.pyplot as plt
+
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    size = (PANEL[0] * columns, PANEL[1] * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    flat = list(axes.ravel())
+    for ax in flat[count:]:
+        ax.set_visible(False)
+    for ax in flat[:count]:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize="x-small")
+    return figure, flat[:count]
+
+
+def plot_ranks(calibration: Calibration) -> Figure:
+    """ECDF of the ranks of every quantity less that of the uniform, with its simultaneous 99 % band.
+
+    A curve inside the band, around 0, is what a right posterior gives. An arch above 0 means that the truth tends to be lower
+    than the posterior, one below 0 higher; an S that falls in the middle that the posterior is too wide, one that rises that
+    it is too narrow.
+    """
+    values, checks = calibration.ranks, calibration.checks
+    figure, axes = _grid(len(values))
+    for i, (ax, (name, ranks)) in enumerate(zip(axes, values.items(), strict=True)):
+        points, difference, low, high = ecdf_band(ranks)
+        ok = checks[name].ok
+        ax.fill_between(points, low, high, color="#BBBBBB", alpha=0.5, linewidth=0, step="mid")
+        ax.axhline(0.0, color=INK, linewidth=0.6)
+        ax.plot(points, difference, color=COLOURS[0] if ok else WARNING, linewidth=1.3, linestyle="-" if ok else "--")
+        ax.set_title(name if ok else f"{name}: fails", fontsize="small", color=INK if ok else WARNING, loc="left")
+        ax.set_xlim(0, 1)
+        if i % COLUMNS == 0:
+            ax.set_ylabel("ECDF difference", fontsize="x-small")
+        ax.set_xlabel("rank", fontsize="x-small")
+    return figure  # type: ignore[no-any-return]
+
+
+def plot_coverage(calibration: Calibration) -> Figure:
+    """Coverage of central intervals less their level, by how far beyond the context; and the PIT of all held-out points."""
+    import matplotlib.pyplot as plt
+
+    levels = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    table = calibration.coverage(levels)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.4), layout="constrained")
+    columns = [f"{100 * p:g} %" for p in levels]
+    for k, (name, row) in enumerate(table.iterrows()):
+        colour, style = ("black", "-") if k == 0 else (COLOURS[(k - 1) % len(COLOURS)], STYLES[(k - 1) % len(STYLES)])
+        label = f"{name} ({int(row['points']):,})"
+        left.plot(levels, row[columns] - np.array(levels), style, color=colour, marker=MARKERS[k % len(MARKERS)], markersize=3,
+                  linewidth=1.8 if k == 0 else 1.0, label=label)  # fmt: skip
+    left.axhline(0.0, color=INK, linewidth=0.6)
+    for edge in (-0.01, 0.01):
+        left.axhline(edge, color="#999999", linewidth=0.6, linestyle=(0, (4, 3)))
+    reach = max(0.02, float(np.abs(left.get_ylim()).max()))
+    left.set_ylim(-reach, reach)
+    left.set_xlabel("level of the central interval")
+    left.set_ylabel("coverage less level")
+    left.legend(fontsize="x-small", title="x / last context x (points)", title_fontsize="x-small", frameon=False)
+    pit = calibration.data["predictive"]["pit"].to_numpy().ravel()
+    right.hist(pit, bins=20, range=(0, 1), density=True, color=COLOURS[0], alpha=0.5, edgecolor=COLOURS[0])
+    right.axhline(1.0, color=INK, linewidth=0.8)
+    right.set_xlabel("PIT of all held-out points")
+    right.set_ylabel("density")
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_recovery(calibration: Calibration) -> Figure:
+    """Posterior mean with one sd either way against the truth, for every parameter, on the real line (log or logit).
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the engine gives no parameters for this prior.
+    """
+    data = calibration.data
+    if "truth" not in data.children:
+        raise InvalidArgumentError(f"the engine gives no parameters of prior {data.attrs['prior']!r} to recover")
+    names = [str(name) for name in data["truth"].data_vars]
+    figure, axes = _grid(len(names))
+    for ax, name in zip(axes, names, strict=True):
+        truth, mean, sd = (thinned(data[group][name].to_numpy())[:200] for group in ("truth", "posterior_mean", "posterior_sd"))
+        edge = np.quantile(truth, [0.005, 0.995])
+        room = 0.1 * (edge[1] - edge[0])
+        ax.errorbar(truth, mean, sd, fmt="o", markersize=2, linewidth=0.5, color=COLOURS[0], alpha=0.6)
+        ax.plot(edge, edge, color=INK, linewidth=0.8)
+        ax.set_xlim(edge[0] - room, edge[1] + room)
+        ax.set_ylim(edge[0] - room, edge[1] + room)
+        ax.set_title(name, fontsize="small", loc="left")
+        ax.set_xlabel("truth", fontsize="x-small")
+    return figure  # type: ignore[no-any-return]

@@ -1,0 +1,274 @@
+"""Checks of one fit by either engine: health of the draws, leave-one-out, sensitivity to the prior, and replicated data."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hybrid.diagnostics.uniformity import ecdf_band
+from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.prior import Prior
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hybrid.result import Fit
+
+Array = Any
+MAX_RHAT = 1.01
+MIN_ESS = 400.0
+MAX_MCSE = 0.05  # of the mean, in posterior sds: that of 400 independent draws
+MIN_BFMI = 0.3
+MAX_DIVERGENT = 0.02
+MAX_DEEP = 0.01
+MAX_DEPTH = 10
+FEWEST = 4  # points of a curve whose points can be left out
+PRIOR_CURVES = 1000
+
+
+def health(fit: Fit) -> pd.DataFrame:
+    """Whether the draws of a fit can be trusted: each check with its value, its threshold and where that comes from.
+
+    Parameters
+    ----------
+    fit
+        A fit by "nuts" or "pfn".
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by check: `value` (the worst over parameters), `threshold`, `ok`, `source`, and `remedy`, which is empty where
+        all is well. NUTS: rank-normalised R-hat, bulk and tail ESS (Vehtari et al. 2021), MCSE of the mean over the posterior
+        sd, share of divergent transitions, BFMI (Betancourt 2016), share of trees at the largest depth. PFN: k-hat of the
+        parameter draws (Vehtari et al. 2024), and whether the curve lies inside what the network was trained on.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the fit is a point estimate.
+    """
+    import pandas as pd
+
+    if fit.engine == "least_squares":
+        raise InvalidArgumentError("a point estimate has no draws to check: fit with engine='nuts' or 'pfn'")
+    rows = _amortized_health(fit) if fit.engine == "pfn" else _chain_health(fit)
+    table = pd.DataFrame(rows, columns=["check", "value", "threshold", "ok", "source", "remedy"]).set_index("check")
+    table["remedy"] = table["remedy"].where(~table["ok"], "")
+    return table
+
+
+Row = tuple[str, float, str, bool, str, str]
+
+
+def _amortized_health(fit: Fit) -> list[Row]:
+    inside = fit.status == "ok"
+    rows: list[Row] = [
+        (
+            "curve like those trained on",
+            float(inside),
+            "= 1",
+            inside,
+            "Li et al. 2026, step 1; ranges of the training curves",
+            "; ".join(fit.reasons),
+        )
+    ]
+    if math.isnan(fit.pareto_k):
+        return rows
+    draws = fit.result.sample_stats["lp"].size
+    limit = min(1.0 - 1.0 / math.log10(draws), 0.7)
+    remedy = "do not use the parameter draws as they are: fit with engine='nuts', or engine='auto', which does so"
+    source = "Vehtari et al. 2024, section 3.2.4"
+    rows.append(("k-hat of the parameter draws", fit.pareto_k, f"< {limit:.2f}", fit.pareto_k < limit, source, remedy))
+    return rows
+
+
+def _chain_health(fit: Fit) -> list[Row]:
+    arviz_stats = importlib.import_module("arviz_stats")
+    data, names = fit.data, [p.name for p in fit.prior.parameters]
+    table = arviz_stats.summary(data, var_names=names, kind="diagnostics", round_to="none")
+    sd = np.array([float(data["posterior"][name].std()) for name in names])
+    mcse = float(np.max(table["mcse_mean"].to_numpy() / sd))
+    stats = fit.result.sample_stats
+    divergent, deep = float(stats["diverging"].mean()), float(np.mean(stats["tree_depth"] >= MAX_DEPTH))
+    bfmi = float(np.min(arviz_stats.bfmi(data)["energy"].to_numpy()))
+    size = stats["diverging"].shape[1]
+    rhat, bulk, tail = table["r_hat"].max(), table["ess_bulk"].min(), table["ess_tail"].min()
+    more = f"draw more: draws={4 * size}"
+    corner = "the posterior has corners that NUTS cannot follow: a tighter prior with prior.replace(...), or another law"
+    vehtari = "Vehtari et al. 2021, section 4"
+    return [
+        ("R-hat", float(rhat), f"< {MAX_RHAT}", rhat < MAX_RHAT, vehtari, f"the chains disagree; {more}, or fewer breaks"),
+        ("bulk ESS", float(bulk), f">= {MIN_ESS:.0f}", bulk >= MIN_ESS, vehtari, more),
+        ("tail ESS", float(tail), f">= {MIN_ESS:.0f}", tail >= MIN_ESS, vehtari, more),
+        ("MCSE of the mean over sd", mcse, f"<= {MAX_MCSE}", mcse <= MAX_MCSE, "that of 400 independent draws", more),
+        ("divergent transitions", divergent, f"<= {MAX_DIVERGENT}", divergent <= MAX_DIVERGENT, "Betancourt 2017: 0", corner),
+        ("BFMI", bfmi, f">= {MIN_BFMI}", bfmi >= MIN_BFMI, "Betancourt 2016, section 3", corner),
+        ("trees at the largest depth", deep, f"<= {MAX_DEEP}", deep <= MAX_DEEP, "Stan Development Team 2024", more),
+    ]
+
+
+def loo(fit: Fit) -> pd.DataFrame:
+    """Each context point forecast from the others.
+
+    For "nuts" by Pareto-smoothed importance sampling of the draws (Vehtari, Gelman and Gabry 2017); for "pfn" exactly, by
+    asking the network without the point, whose coordinates then follow from the points that are left.
+
+    Parameters
+    ----------
+    fit
+        A fit by "nuts" or "pfn" of a curve with at least four points, of which at least three distinct x are left without any
+        one of them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per point, indexed by x: `y`; `elpd`, its log density given the others, nats in the units of y; `pit`,
+        P(Y <= y);
+        `k_hat`, the Pareto shape of the weights, NaN where nothing was weighted. The sum of `elpd` compares models.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the fit is a point estimate, or there are too few points.
+    """
+    import pandas as pd
+
+    curve = fit.curve
+    if fit.engine == "least_squares":
+        raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
+    if curve.x.size < FEWEST or np.unique(curve.x).size < FEWEST:
+        raise InvalidArgumentError(f"leaving one out needs at least {FEWEST} points with different x, got {curve.x.size}")
+    found = _exact_loo(fit) if fit.engine == "pfn" else _smoothed_loo(fit)
+    return pd.DataFrame({"y": curve.y, **found}, index=pd.Index(curve.x, name=curve.x_label))
+
+
+def _smoothed_loo(fit: Fit) -> dict[str, Array]:
+    """elpd, PIT and k-hat from the draws; log weights are minus the point's own log likelihood."""
+    array_stats = importlib.import_module("arviz_stats.base").array_stats
+    assert isinstance(fit.prior, Prior)
+    likelihood = fit.data["log_likelihood"]["y"].to_numpy()
+    likelihood = likelihood.reshape(-1, likelihood.shape[-1])
+    frame = fit.frame
+    theta = {name: np.asarray(v, dtype=float).reshape(-1) for name, v in fit.result.draws.items()}
+    level = np.asarray(fit.prior.mean(theta, frame.x_to(fit.curve.x), frame))
+    below = fit.prior.noise.cdf((fit.curve.y / frame.y_scale)[:, None], level.T, theta)
+    found: dict[str, list[float]] = {"elpd": [], "pit": [], "k_hat": []}
+    for i in range(fit.curve.x.size):
+        log_weight, k = array_stats.psislw(likelihood[:, i])  # it wants minus the log ratio
+        log_weight = np.asarray(log_weight) - np.logaddexp.reduce(log_weight)
+        found["elpd"].append(float(np.logaddexp.reduce(log_weight + likelihood[:, i])))
+        found["pit"].append(float(np.clip(np.sum(np.exp(log_weight) * below[i]), 0.0, 1.0)))
+        found["k_hat"].append(float(k))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def _exact_loo(fit: Fit) -> dict[str, Array]:
+    from hybrid.curve import Curve
+    from hybrid.fitting import fit_many
+
+    x, y = fit.curve.x, fit.curve.y
+    rest = [Curve(np.delete(x, i), np.delete(y, i)) for i in range(x.size)]
+    fits = fit_many(rest, fit.prior, "pfn", fit.horizon, fit.y_scale, fit.seed, progress=False)
+    inside = [i if fit.prior.coordinates != "unit" else max(i, 1) for i in range(x.size)]
+    elpd = np.full(x.size, np.nan)
+    pit = np.full(x.size, np.nan)
+    for i, (other, asked) in enumerate(zip(fits, inside, strict=True)):
+        if asked == i:  # unit coordinates begin at the first point that is left
+            elpd[i] = other.predictive.log_density(x[i : i + 1], y[i : i + 1])[0]
+            pit[i] = other.predictive.cdf(x[i : i + 1], y[i : i + 1])[0]
+    return {"elpd": elpd, "pit": pit, "k_hat": np.full(x.size, np.nan)}
+
+
+def sensitivity(fit: Fit) -> pd.DataFrame:
+    """How much the posterior of each parameter moves when prior or likelihood are raised to a power near 1.
+
+    By ArviZ's `psense_summary` (Kallioinen et al. 2024, Statistics and Computing 34, 57). Above .05 a parameter is sensitive;
+    to the prior and not to the likelihood: the prior dominates; to both: they may be in conflict.
+
+    Parameters
+    ----------
+    fit
+        A fit with draws of all parameters: by "nuts", or by "pfn" for a prior whose parameters are continuous.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By parameter: `prior`, `likelihood`, `diagnosis`.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the fit has no draws of all parameters.
+    """
+    if "log_prior" not in fit.data.children or fit.engine == "least_squares":
+        raise InvalidArgumentError(
+            f"engine {fit.engine!r} gives no draws of all parameters of {fit.prior.name!r}: fit with engine='nuts', or a prior "
+            "whose parameters are continuous"
+        )
+    names = [p.name for p in fit.prior.parameters]
+    found: pd.DataFrame = importlib.import_module("arviz_stats").psense_summary(fit.data, var_names=names)
+    return found
+
+
+def plot_checks(fit: Fit) -> Any:
+    """Prior predictive, posterior predictive and leave-one-out PIT of a fit, as one figure.
+
+    Left: bands of 50 and 90 % of curves drawn from the prior over the observed x, and the data. Middle: observed over
+    median of replicated data, with bands of 50 and 90 % of the replicates. Right: ECDF of the leave-one-out PIT less that of
+    the uniform, with its simultaneous 99 % band.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidArgumentError
+        As `loo`.
+    """
+    import matplotlib.pyplot as plt
+
+    from hybrid.plotting import COLOURS, INK
+
+    pit = loo(fit)["pit"].to_numpy()
+    curve = fit.curve
+    figure, axes = plt.subplots(1, 3, figsize=(11.0, 3.3), layout="constrained")
+    draws = prior_predictive(fit)
+    replicated = fit.data["posterior_predictive"]["y"].to_numpy()
+    ratio = np.log(replicated.reshape(-1, curve.x.size)) - np.log(np.median(replicated.reshape(-1, curve.x.size), axis=0))
+    observed = np.log(curve.y) - np.log(np.median(replicated.reshape(-1, curve.x.size), axis=0))
+    for ax, values, points in ((axes[0], draws, curve.y), (axes[1], ratio, observed)):
+        for mass, shade in ((0.9, 0.16), (0.5, 0.38)):
+            low, high = np.quantile(values, [0.5 - mass / 2, 0.5 + mass / 2], axis=0)
+            ax.fill_between(curve.x, low, high, color=COLOURS[0], alpha=shade, linewidth=0, label=f"{100 * mass:g} %")
+        ax.scatter(curve.x, points, s=10, color=INK, zorder=3, label="observed")
+        ax.set_xlabel(curve.x_label)
+        if curve.x[-1] / curve.x[0] > 20:
+            ax.set_xscale("log")
+    axes[0].set_yscale("log")
+    axes[0].set_ylabel(curve.y_label)
+    axes[0].set_title("prior predictive", fontsize="medium", loc="left")
+    axes[0].legend(fontsize="x-small", frameon=False)
+    axes[1].set_ylabel("log of y over the replicates' median")
+    axes[1].set_title("posterior predictive", fontsize="medium", loc="left")
+    points, difference, low, high = ecdf_band(pit[np.isfinite(pit)])
+    axes[2].fill_between(points, low, high, color="#BBBBBB", alpha=0.5, linewidth=0, step="mid")
+    axes[2].plot(points, difference, color=COLOURS[0])
+    axes[2].axhline(0.0, color=INK, linewidth=0.6)
+    axes[2].set_xlabel("PIT")
+    axes[2].set_ylabel("ECDF difference")
+    axes[2].set_title("leave-one-out PIT", fontsize="medium", loc="left")
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def prior_predictive(fit: Fit, draws: int = PRIOR_CURVES) -> Array:
+    """Noisy curves drawn from the prior at the context's x, in the user's units, shape (draws, n)."""
+    frame = fit.frame
+    backend = "torch" if fit.engine == "pfn" else "jax"
+    y = fit.prior.draw(draws, frame.x_to(fit.curve.x), frame, fit.seed, backend)[2]
+    return np.asarray(y) * frame.y_scale

@@ -1,0 +1,144 @@
+"""Do two engines say the same about one curve? `agreement` measures it, against stated thresholds."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hybrid.checks import as_floats
+from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_distance, wasserstein
+from hybrid.models.distributions import unconstrained
+from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.prior import Prior
+from hybrid.result import Fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = Any
+# The largest difference that counts as agreement. Two sets of 1000 independent draws of one distribution differ by .02 in
+# cdf on average; a classifier that tells parameters apart no better than .65 is what amortized inference is held to
+# (Lueckmann et al. 2021, Benchmarking simulation-based inference, section 3).
+MAX_CDF = 0.05
+MAX_C2ST = 0.65
+STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 300.0)  # of the last context x, up to the horizon
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Agreement:
+    """How far the second of two fits of one curve is from the first. Made by `hybrid.agreement`.
+
+    Attributes
+    ----------
+    first, second
+        The fits.
+    x
+        Where forecasts are compared, shape (n,), in the user's units.
+    """
+
+    first: Fit
+    second: Fit
+    x: np.ndarray
+
+    def __repr__(self) -> str:
+        return self.verdict
+
+    @functools.cached_property
+    def table(self) -> "pd.DataFrame":
+        """By x: `x_ratio` over the last context x; `cdf`, the median over y of the difference of the predictive cdfs;
+        `wasserstein`, the mean difference of their quantiles in units of the first's sd; `median` and `width`, the second's
+        median and 90 % width over the first's."""
+        import pandas as pd
+
+        one, other = self.first.predictive, self.second.predictive
+        grid = np.concatenate([LEVELS, [0.05, 0.5, 0.95]])
+        both = [p.quantile(self.x, grid) for p in (one, other)]
+        quantiles = [q[: LEVELS.size] for q in both]
+        (low, middle, high), (low_2, middle_2, high_2) = (q[LEVELS.size :] for q in both)
+        sd = np.std(quantiles[0], axis=0)
+        rows = {
+            "x_ratio": self.x / self.first.curve.x[-1],
+            "cdf": cdf_distance(quantiles[0], LEVELS, lambda y: other.cdf(self.x, y)),
+            "wasserstein": wasserstein(quantiles[0], quantiles[1]) / np.where(sd > 0, sd, 1.0),
+            "median": middle_2 / middle,
+            "width": (high_2 - low_2) / (high - low),
+        }
+        return pd.DataFrame(rows, index=pd.Index(self.x, name=self.first.curve.x_label))
+
+    @functools.cached_property
+    def c2st(self) -> float:
+        """Accuracy of a classifier that tells the two engines' parameters apart, .5 to 1; NaN where one gives none."""
+        prior = self.first.prior
+        if not isinstance(prior, Prior) or any(p.name not in fit.result.draws for p in prior.parameters for fit in self._fits):
+            return float("nan")
+        if min(next(iter(fit.result.draws.values())).size for fit in self._fits) < 100:
+            return float("nan")
+        sets = [
+            {p.name: unconstrained(p.distribution, fit.result.draws[p.name]) for p in prior.parameters} for fit in self._fits
+        ]
+        return c2st(*sets)
+
+    @property
+    def _fits(self) -> tuple[Fit, Fit]:
+        return self.first, self.second
+
+    @property
+    def ok(self) -> bool:
+        """Whether forecasts and parameters agree within the thresholds."""
+        return float(self.table["cdf"].mean()) <= MAX_CDF and not self.c2st > MAX_C2ST
+
+    @property
+    def verdict(self) -> str:
+        """One line: agree or not, by how much, and what to do."""
+        distance = float(self.table["cdf"].mean())
+        parts = [f"predictive cdfs differ by {distance:.3f} (at most {MAX_CDF})"]
+        if not np.isnan(self.c2st):
+            parts.append(f"a classifier tells the parameters apart with accuracy {self.c2st:.2f} (at most {MAX_C2ST})")
+        names = f"{self.second.engine} and {self.first.engine}"
+        if self.ok:
+            return f"{names} agree: {', '.join(parts)}"
+        exact = next((fit for fit in self._fits if fit.engine == "nuts"), None)
+        if exact is not None and exact.status == "ok":
+            remedy = "the chains converged: trust nuts"
+        else:
+            remedy = "the chains did not converge either: see their reasons, and fit with more draws"
+        return f"{names} differ: {', '.join(parts)}; {remedy}"
+
+
+def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
+    """Compare two fits of one curve under one prior.
+
+    Parameters
+    ----------
+    first
+        The reference, best the exact one.
+    second
+        The other.
+    x
+        Where to compare forecasts; None takes 1, 1.5, 2, 3, 5, 10 ... times the last context x, up to the horizon.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the fits are of different curves, priors, horizons or y scales, or no x is given.
+    """
+    same = np.array_equal(first.curve.x, second.curve.x) and np.array_equal(first.curve.y, second.curve.y)
+    if not same or first.prior.fingerprint != second.prior.fingerprint:
+        raise InvalidArgumentError("agreement is between two fits of the same curve under the same prior")
+    if (first.horizon, first.y_scale) != (second.horizon, second.y_scale):
+        raise InvalidArgumentError("the two fits state different horizons or y scales: fit again with the same")
+    if x is None:
+        last = float(first.curve.x[-1])
+        x = [last * step for step in STEPS if last * step <= first.horizon * (1 + 1e-9)]
+    found = as_floats(x, "x", InvalidArgumentError, scalar=True)
+    if found.size == 0:
+        raise InvalidArgumentError("x is empty: give at least one position")
+    return Agreement(first, second, found)
+
+
+def verdicts(fits: Sequence[Fit], x: Array | None = None) -> list[Agreement]:
+    """The agreement of each fit that has uncertainty with the first such."""
+    able = [fit for fit in fits if fit.engine != "least_squares"]
+    return [agreement(able[0], other, x) for other in able[1:]]

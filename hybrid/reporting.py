@@ -1,0 +1,190 @@
+"""Reports: an executed notebook about a calibration or a fit, as one HTML page that needs nothing else."""
+
+import importlib
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hybrid.calibrating import Calibration
+from hybrid.models.errors import InvalidArgumentError, ReportError
+from hybrid.output import replacing
+from hybrid.result import Fit
+
+TIMEOUT = 1800  # seconds a cell may take
+Cell = tuple[str, str]  # "markdown" or "code", and its source
+
+_SETUP = """import warnings
+from IPython.display import Markdown, display
+import matplotlib.pyplot as plt
+import hybrid
+warnings.filterwarnings("ignore")
+plt.rcParams.update({{"figure.dpi": 110, "font.size": 9}})"""
+
+_VERSIONS = """import json, platform
+attrs = {attrs}
+rows = ["| | |", "|---|---|", f"| python | {{platform.python_version()}} |"]
+rows += [f"| {{name}} | {{version}} |" for name, version in json.loads(attrs["versions"]).items()]
+display(Markdown("\\n".join(rows)))"""
+
+CALIBRATION_CELLS: tuple[Cell, ...] = (
+    ("code", _SETUP + "\ncalibration = hybrid.load_calibration({source!r})"),
+    (
+        "code",
+        "attrs = calibration.data.attrs\n"
+        "mark = 'Calibrated.' if calibration.ok else 'Not calibrated.'\n"
+        'display(Markdown(f\'# Calibration of `{{attrs["engine"]}}` on the prior `{{attrs["prior"]}}`\\n\\n\'\n'
+        "                 f'> **{{mark}}** {{calibration.verdict}}'))",
+    ),
+    (
+        "markdown",
+        "Curves are drawn from the prior, each is fitted, and the true value of every quantity is ranked among its posterior "
+        "draws. If the posteriors are right, ranks are uniform (Talts et al. 2018), also those of quantities that depend on "
+        "the data (Modrák et al. 2023), and do not depend on anything that the posterior knew.\n\n"
+        "## Ranks\n\nECDF of the ranks less that of the uniform; the grey band holds 99 % of all such lines as a whole "
+        "(Säilynoja et al. 2022). A quantity also fails where the normal scores of its ranks have a mean or a variance that "
+        "is off, or where they correlate with a feature of the data.",
+    ),
+    ("code", "figure = calibration.plot(); display(figure); plt.close(figure)"),
+    ("code", "calibration.table().style.format(precision=3)"),
+    (
+        "markdown",
+        "`excess`: how far the line leaves its band. `shift`, `spread`, `dependence`: standard normal if all is well; a "
+        "positive shift means that the truth lies higher than the posterior has it, a positive spread that it is too narrow. "
+        "`p`: of the three together. `contraction`: 1 - posterior variance over prior variance; a posterior that equals the "
+        "prior has 0.\n\n## Forecasts of held-out points\n\nCoverage of central intervals by how far beyond the context the "
+        "points lie, and how wide the 90 % intervals are (`width`, over the median).",
+    ),
+    ("code", "figure = calibration.plot_coverage(); display(figure); plt.close(figure)"),
+    ("code", "calibration.coverage().style.format(precision=3)"),
+    ("markdown", "## Recovery\n\nPosterior mean, one sd either way, against the truth, on the real line: log or logit."),
+    (
+        "code",
+        "if 'truth' in calibration.data.children:\n"
+        "    figure = calibration.plot_recovery(); display(figure); plt.close(figure)\n"
+        "else:\n    display(Markdown('The engine gives no parameters for this prior.'))",
+    ),
+    ("markdown", "## How this was made\n\nThe command that makes this report again:\n\n```bash\n{command}\n```"),
+    ("code", _VERSIONS.replace("{attrs}", "calibration.data.attrs")),
+)
+
+FIT_CELLS: tuple[Cell, ...] = (
+    ("code", _SETUP + "\nfit = hybrid.load_fit({source!r})"),
+    (
+        "code",
+        "name = fit.curve.name or 'one curve'\n"
+        "display(Markdown(f'# {{name}}: forecast by `{{fit.engine}}` under the prior `{{fit.prior.name}}`\\n\\n'\n"
+        '                 f\'> **{{fit.status.replace("_", " ")}}** {{fit.verdict}}\'))',
+    ),
+    (
+        "code",
+        "figure, ax = plt.subplots(figsize=(7.2, 4.6), layout='constrained'); fit.plot(ax); display(figure); plt.close(figure)",
+    ),
+    ("markdown", "## Forecast\n\nOf a new observation, its noise included."),
+    (
+        "code",
+        "import numpy as np\n"
+        "import pandas as pd\n"
+        "targets = fit.curve.x_target if fit.curve.x_target is not None and len(fit.curve.x_target) else [fit.horizon]\n"
+        "forecast = fit.predict(targets)\n"
+        "table = forecast['quantiles'].transpose('x', 'quantile').to_pandas()\n"
+        "table.columns = [f'{{100 * q:g}} %' for q in table.columns]\n"
+        "if fit.curve.y_target is not None and len(fit.curve.y_target):\n"
+        "    table['held out'] = fit.curve.y_target\n"
+        "table.rename_axis(fit.curve.x_label).style.format(precision=4)",
+    ),
+    ("markdown", "## Posterior"),
+    (
+        "code",
+        "has_posterior = 'posterior' in fit.data.children\n"
+        "display(fit.summary().style.format(precision=4) if has_posterior else Markdown('The engine gives no parameters.'))",
+    ),
+    ("markdown", "## Health\n\nEach threshold with its source; what fails says what to do."),
+    ("code", "display(hybrid.health(fit).style.format(precision=3))"),
+    (
+        "markdown",
+        "## Does the model fit its own points?\n\nDistribution of replicated data against the observed ones.",
+    ),
+    (
+        "code",
+        "figure = hybrid.plot_checks(fit); display(figure); plt.close(figure)",
+    ),
+    ("markdown", "## Leave-one-out\n\nlog density of each point given the others, PIT, and k-hat."),
+    ("code", "display(hybrid.loo(fit).style.format(precision=3))"),
+    ("markdown", "## Sensitivity to prior and likelihood\n\nBy power-scaling (Kallioinen et al. 2024)."),
+    ("code", "display(hybrid.sensitivity(fit))"),
+    ("markdown", "## How this was made\n\n```bash\n{command}\n```"),
+    ("code", _VERSIONS.replace("{attrs}", "fit.data.attrs")),
+)
+
+
+def _page(cells: Sequence[Cell], values: dict[str, Any], title: str, folder: Path) -> str:
+    """Execute the cells and convert them to HTML."""
+    nbformat = importlib.import_module("nbformat")
+    client = importlib.import_module("nbclient")
+    exporters = importlib.import_module("nbconvert.exporters")
+    notebook = nbformat.v4.new_notebook(metadata={"title": title, "language_info": {"name": "python"}})
+    kinds = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
+    notebook.cells = [kinds[kind](source.format(**values)) for kind, source in cells]
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"
+    runner = client.NotebookClient(
+        notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    try:
+        runner.execute(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+    except client.exceptions.CellExecutionError as error:
+        raise ReportError(f"the report stopped at a cell: {str(error).strip().splitlines()[-1]}") from None
+    # Without these two the page would fetch scripts from the network.
+    exporter = exporters.HTMLExporter(mathjax_url="", require_js_url="", exclude_input=True, exclude_input_prompt=True)
+    exporter.exclude_output_prompt = True
+    body: str = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})[0]
+    return body
+
+
+def _write(page: str, path: Path) -> None:
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], command: str | None = None) -> Path:
+    """Write a report about a calibration or a fit: one HTML page with its figures in it, which needs no network.
+
+    Parameters
+    ----------
+    subject
+        What it is about.
+    path
+        The page, ending in .html.
+    command
+        The command that makes it again; None takes that of this process.
+
+    Returns
+    -------
+    The path.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the path does not end in .html or cannot be written.
+    ReportError
+        If a cell of the notebook fails.
+    """
+    path = Path(path).absolute()
+    if path.suffix.lower() != ".html":
+        raise InvalidArgumentError(f"{path}: the name of a report must end in .html")
+    command = command or " ".join(shlex.quote(word) for word in (Path(sys.argv[0]).name, *sys.argv[1:]))
+    cells = CALIBRATION_CELLS if isinstance(subject, Calibration) else FIT_CELLS
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "subject.nc"
+        subject.save(source)
+        values = {"source": str(source), "command": command}
+        page = _page(cells, values, path.stem, Path(folder))
+    _write(page, path)
+    return path

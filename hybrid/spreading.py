@@ -1,0 +1,71 @@
+"""Spread independent calls: here, over processes of this machine, or over the workers of a Dask cluster."""
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from hybrid.checks import as_integer
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
+from hybrid.models.parallel import run_tasks
+
+MOST_WORKERS = 4096
+CONNECT_SECONDS = 10
+
+
+def _connect(address: str) -> tuple[Any, Any]:
+    """Dask's module and a client of the cluster at an address."""
+    try:
+        distributed = importlib.import_module("distributed")
+    except ImportError:
+        raise EngineUnavailableError(
+            'a cluster needs Dask, which is not installed: pip install "hybrid-scaling-laws[cluster]", or use workers=...'
+        ) from None
+    try:
+        return distributed, distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidArgumentError(
+            f"no Dask scheduler answers at {address!r} ({error}): start one with `dask scheduler`, workers with "
+            "`dask worker ADDRESS --nthreads 1`, and give its address, such as tcp://host:8786"
+        ) from None
+
+
+def _over_cluster(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], address: str) -> Iterator[tuple[int, Any]]:
+    distributed, client = _connect(address)
+    with client:
+        futures = {client.submit(function, *arguments, pure=False): index for index, arguments in enumerate(calls)}
+        try:
+            for future in distributed.as_completed(list(futures), loop=client.loop):
+                yield futures[future], future.result()
+        finally:
+            client.cancel(list(futures))
+
+
+def spread(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int = 1, dask: str | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Call the function once per tuple of arguments and yield (index, result) as they finish.
+
+    Parameters
+    ----------
+    function
+        A function defined in an importable module.
+    calls
+        The arguments of each call.
+    workers
+        Number of processes on this machine, each with one thread; 1 calls here, in order.
+    dask
+        Address of a Dask scheduler, such as tcp://host:8786, whose workers have Hybrid installed; used instead of processes.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If workers is not a positive integer, both ways are asked for, or no scheduler answers.
+    EngineUnavailableError
+        If Dask is not installed.
+    """
+    workers = as_integer(workers, "workers", 1, MOST_WORKERS)
+    if dask is not None and workers > 1:
+        raise InvalidArgumentError("give workers or dask, not both: a cluster has its own workers")
+    if dask is not None:
+        return _over_cluster(function, calls, dask)
+    return run_tasks(function, calls, workers)

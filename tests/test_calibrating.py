@@ -1,0 +1,180 @@
+"""Simulation-based calibration from end to end: the posterior of a small model passes, spoilt ones are found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import arviz_plots
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import hybrid
+from hybrid.amortized.design import Design
+from hybrid.calibrating import JOINT, PREDICTIVE
+from hybrid.diagnostics import sbc
+from hybrid.diagnostics.simulate import ExactDraws, exact_draws, simulate
+from hybrid.models.engine import Problem
+from hybrid.models.prior import Prior
+from hybrid.models.registry import get_prior
+
+mpl.use("agg")
+SHARED = get_prior("m1")
+assert isinstance(SHARED, Prior)
+# Few points and much noise: importance sampling from the prior then gives the exact posterior.
+VAGUE = SHARED.replace("vague", sigma={"loc": -1.5, "scale": 0.5})
+DESIGN = Design(context=(3, 6), targets=8, horizon=(1.2, 20.0))
+POOL = 20_000
+NAMES = [p.name for p in VAGUE.parameters]
+QUANTITIES = [*NAMES, "f_horizon", "log_likelihood"]
+
+
+def resampled(error: str) -> Any:
+    """In place of `exact_draws`: draws by sampling-importance-resampling from the prior, spoilt as asked."""
+
+    def draw(prior: Prior, problems: Sequence[Problem], draws: int, *ignored: Any) -> ExactDraws:
+        rng = np.random.default_rng(0)
+        pool = {k: v.numpy().astype(float) for k, v in prior.draw_torch(POOL).items()}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
+        for problem in problems:
+            level = np.asarray(prior.mean(pool, problem.x, problem.frame))
+            log_weight = prior.noise.log_prob(problem.y[:, None], level.T, pool).sum(0)
+            weight = np.exp(log_weight - log_weight.max()) * (error != "prior") + (error == "prior")
+            index = rng.choice(POOL, draws, p=weight / weight.sum())
+            for name in NAMES:
+                to, back = (
+                    (np.log, np.exp) if name != "y_ratio" else (lambda v: np.log(v / (1 - v)), lambda u: 1 / (1 + np.exp(-u)))
+                )
+                u = to(pool[name][index])
+                if error == "narrow":
+                    u = u.mean() + 0.8 * (u - u.mean())
+                if error == "shift":
+                    u = u + 0.3 * u.std()
+                found[name].append(back(u))
+        return ExactDraws(
+            {name: np.stack(value) for name, value in found.items()},
+            np.full(len(problems), "ok"),
+            np.full(len(problems), 1000.0),
+        )
+
+    return draw
+
+
+def calibrated(monkeypatch: pytest.MonkeyPatch, error: str = "", seed: int = 0) -> hybrid.Calibration:
+    import torch
+
+    torch.manual_seed(5)
+    monkeypatch.setattr(sbc, "exact_draws", resampled(error))
+    return hybrid.calibrate(VAGUE, "nuts", 256, DESIGN, seed, progress=False)
+
+
+def test_the_right_posterior_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = calibrated(monkeypatch)
+    assert list(found.checks) == [*QUANTITIES, PREDICTIVE, JOINT]
+    assert found.ok, found.verdict
+    assert "of 7 quantities pass at 99% each, and all of them at 99% together" in found.verdict
+    table = found.table()
+    assert table["ok"].sum() >= 6
+    assert float(table.loc["y_first", "contraction"]) > 0.7
+    assert float(table.loc["y_first", "recovery"]) > 0.9
+    coverage = found.coverage()
+    assert coverage.loc["all", "points"] == 256 * 8
+    assert abs(coverage.loc["all", "90 %"] - 0.9) < 0.03
+    assert coverage["points"].iloc[1:].sum() == 256 * 8
+    for figure in (found.plot(), found.plot_coverage(), found.plot_recovery()):
+        figure.savefig(tmp_path / "figure.png")
+    path = tmp_path / "found.nc"
+    found.save(path)
+    again = hybrid.load_calibration(path)
+    assert again.verdict == found.verdict
+    assert again.data.identical(found.data)
+
+
+@pytest.mark.parametrize(
+    ("error", "caught"),
+    [
+        # Ranks over the prior alone pass a posterior that equals the prior; what depends on the data does not.
+        ("prior", {"y_first", "y_ratio", "f_horizon", "log_likelihood", PREDICTIVE, JOINT}),
+        ("narrow", {"y_first"}),
+        ("shift", {"y_first", "y_ratio", "sigma"}),
+    ],
+)
+def test_a_wrong_posterior_is_caught(monkeypatch: pytest.MonkeyPatch, error: str, caught: set[str]) -> None:
+    found = calibrated(monkeypatch, error)
+    assert caught <= set(found.failed), found.verdict
+    assert not found.ok
+    assert "not calibrated" in found.verdict
+
+
+def test_ranks_are_read_by_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calibrated(monkeypatch)
+    arviz_plots.plot_ecdf_pit(found.data, var_names=["y_first", "sigma"], backend="matplotlib")
+
+
+def test_curves_that_did_not_converge_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = resampled("")
+
+    def some_bad(*arguments: Any) -> ExactDraws:
+        found = draw(*arguments)
+        status = found.status.astype("<U12")
+        status[::4] = "needs_review"
+        return found._replace(status=status, ess=np.linspace(20, 500, len(status)))
+
+    monkeypatch.setattr(sbc, "exact_draws", some_bad)
+    found = hybrid.calibrate(VAGUE, "nuts", 64, DESIGN, progress=False)
+    assert found.curves == 48
+    assert found.data.attrs["needs_review"] == pytest.approx(0.25)
+    assert "25.0 % more left out as needs_review" in found.verdict
+
+
+def test_draws_are_kept_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = simulate(VAGUE, 3, DESIGN, 0).problems
+    cache = tmp_path / "draws.npz"
+    monkeypatch.setattr("hybrid.diagnostics.simulate.CHUNK", 1)
+    whole = exact_draws(VAGUE, problems, 50, progress=False)
+    calls = []
+    run = __import__("hybrid.models.nuts", fromlist=["run_nuts"]).run_nuts
+
+    def interrupted(prior: Any, part: Any, **options: Any) -> Any:
+        calls.append(len(part))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run(prior, part, **options)
+
+    monkeypatch.setattr("hybrid.models.nuts.run_nuts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exact_draws(VAGUE, problems, 50, cache, progress=False)
+    again = exact_draws(VAGUE, problems, 50, cache, progress=False)
+    assert len(calls) == 4
+    for name in NAMES:
+        np.testing.assert_array_equal(again.draws[name], whole.draws[name])
+    with pytest.raises(hybrid.FileFormatError, match="other curves: delete it"):
+        exact_draws(VAGUE, problems[:2], 50, cache, progress=False)
+    cache.write_bytes(cache.read_bytes()[:100])
+    with pytest.raises(hybrid.FileFormatError, match="damaged"):
+        exact_draws(VAGUE, problems, 50, cache, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"engine": "least_squares"}, hybrid.EngineUnavailableError, "no posterior of its own"),
+        ({"engine": "magic"}, hybrid.UnknownNameError, "nuts, pfn"),
+        ({"simulations": 3}, hybrid.InvalidArgumentError, "simulations"),
+        ({"prior": "nsl", "engine": "nuts", "simulations": 16}, hybrid.EngineUnavailableError, "cannot serve prior 'nsl'"),
+        ({"prior": "m9"}, hybrid.UnknownNameError, "m9"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        hybrid.calibrate(**{"progress": False, **arguments})
+
+
+def test_other_files_are_no_calibrations(tmp_path: Path) -> None:
+    with pytest.raises(hybrid.FileFormatError, match="there is no file"):
+        hybrid.load_calibration(tmp_path / "none.nc")
+    curve = hybrid.Curve([1.0, 2.0, 4.0, 8.0], [1.0, 0.8, 0.7, 0.65])
+    fit = hybrid.fit(curve, "m1", "least_squares")
+    fit.save(tmp_path / "fit.nc")
+    with pytest.raises(hybrid.FileFormatError, match="is not a calibration of this version"):
+        hybrid.load_calibration(tmp_path / "fit.nc")

@@ -1,0 +1,142 @@
+"""Checks of one fit: ArviZ reads it, leave-one-out is what it says, and thresholds lead to remedies."""
+
+import dataclasses
+import importlib
+from typing import Any
+
+import arviz_base
+import arviz_plots
+import arviz_stats
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import hybrid
+from hybrid.checking import MAX_RHAT, prior_predictive
+
+mpl.use("agg")
+pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")  # of the weights of few points
+ENGINES = ("nuts", "pfn")
+
+
+@pytest.fixture(scope="module")
+def fits() -> dict[str, hybrid.Fit]:
+    curve = hybrid.load_example("cerebras_gpt_pile")
+    return {engine: hybrid.fit(curve, "m4", engine, progress=False) for engine in ENGINES}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_arviz_functions_run_on_the_datatree_as_it_is(fits: dict[str, hybrid.Fit], engine: str) -> None:
+    data = fits[engine].data
+    names = ["y_first", "sigma"]
+    assert list(arviz_stats.summary(data, var_names=names, round_to="none").index) == names
+    assert float(arviz_stats.ess(data, var_names=names)["sigma"]) > 100
+    if engine == "nuts":
+        assert float(arviz_stats.rhat(data, var_names=names)["sigma"]) < 1.05
+        assert float(arviz_stats.bfmi(data)["energy"].min()) > 0.1
+    assert np.isfinite(arviz_stats.loo(data).elpd)
+    assert set(names) <= set(arviz_stats.psense_summary(data, var_names=names).index)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("plot", "options"),
+    [
+        ("plot_ppc_dist", {}),
+        ("plot_ppc_pit", {}),
+        ("plot_loo_pit", {}),
+        ("plot_trace_dist", {"var_names": ["y_first", "sigma"]}),
+        ("plot_forest", {"var_names": ["y_first", "sigma"]}),
+        ("plot_pair", {"var_names": ["y_first", "sigma"]}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of ArviZ's own
+def test_arviz_plots_run_on_the_datatree_as_it_is(
+    fits: dict[str, hybrid.Fit], engine: str, plot: str, options: dict[str, Any]
+) -> None:
+    assert arviz_base.__version__
+    getattr(arviz_plots, plot)(fits[engine].data, backend="matplotlib", **options)
+    importlib.import_module("matplotlib.pyplot").close("all")
+
+
+def test_health_of_chains_has_thresholds_sources_and_remedies(fits: dict[str, hybrid.Fit]) -> None:
+    fit = fits["nuts"]
+    table = hybrid.health(fit)
+    assert table["ok"].all()
+    assert (table["source"] != "").all()
+    assert (table["remedy"] == "").all()
+    assert table.loc["R-hat", "value"] == pytest.approx(fit.info["max_rhat"], abs=2e-3)
+    stuck = {name: value.copy() for name, value in fit.result.draws.items()}
+    stuck["sigma"][0] *= 3.0
+    sick = dataclasses.replace(fit, result=dataclasses.replace(fit.result, draws=stuck))
+    found = hybrid.health(sick)
+    assert not found.loc["R-hat", "ok"]
+    assert found.loc["R-hat", "value"] > MAX_RHAT
+    assert "draws=" in found.loc["R-hat", "remedy"]
+
+
+def test_health_of_amortized_draws_is_k_hat_and_the_training_range(fits: dict[str, hybrid.Fit]) -> None:
+    fit = fits["pfn"]
+    table = hybrid.health(fit)
+    assert table.loc["k-hat of the parameter draws", "value"] == pytest.approx(fit.pareto_k)
+    assert bool(table.loc["curve like those trained on", "ok"]) == (fit.status == "ok")
+    with pytest.raises(hybrid.InvalidArgumentError, match="point estimate"):
+        hybrid.health(hybrid.fit(fit.curve, "m1", "least_squares", progress=False))
+
+
+def test_leave_one_out_by_weights_is_that_of_arviz(fits: dict[str, hybrid.Fit]) -> None:
+    fit = fits["nuts"]
+    table = hybrid.loo(fit)
+    reference = arviz_stats.loo(fit.data, pointwise=True)
+    np.testing.assert_allclose(table["elpd"], reference.elpd_i, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(table["k_hat"], reference.pareto_k, rtol=1e-6, atol=1e-6)
+    assert table["pit"].between(0, 1).all()
+    assert list(table["y"]) == list(fit.curve.y)
+
+
+def test_leave_one_out_of_the_network_is_a_forecast_from_the_rest(fits: dict[str, hybrid.Fit]) -> None:
+    fit = fits["pfn"]
+    table = hybrid.loo(fit)
+    x, y = fit.curve.x, fit.curve.y
+    rest = hybrid.Curve(np.delete(x, 2), np.delete(y, 2))
+    other = hybrid.fit(rest, "m4", "pfn", fit.horizon, fit.y_scale)
+    assert table["elpd"].iloc[2] == pytest.approx(float(other.log_density(x[2], y[2])[0]), abs=1e-3)
+    assert table["pit"].iloc[2] == pytest.approx(float(other.prob_below(x[2], y[2])[0]), abs=1e-3)
+    assert table["k_hat"].isna().all()
+
+
+def test_leave_one_out_needs_points(fits: dict[str, hybrid.Fit]) -> None:
+    del fits
+    few = hybrid.Curve([1.0, 2.0, 4.0], [1.0, 0.8, 0.7])
+    with pytest.raises(hybrid.InvalidArgumentError, match="at least 4 points"):
+        hybrid.loo(hybrid.fit(few, "m4", "pfn"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sensitivity_is_that_of_arviz_and_says_what_dominates(fits: dict[str, hybrid.Fit], engine: str) -> None:
+    table = hybrid.sensitivity(fits[engine])
+    assert list(table.index) == [p.name for p in fits[engine].prior.parameters]
+    assert {"prior", "likelihood", "diagnosis"} <= set(table.columns)
+    # seven points say little about the sharpness of an upper plateau
+    assert float(table.loc["y_first", "likelihood"]) > 0.05
+
+
+def test_sensitivity_needs_draws_of_all_parameters(fits: dict[str, hybrid.Fit]) -> None:
+    fit = hybrid.fit(fits["pfn"].curve, "nsl", "pfn", progress=False)
+    with pytest.raises(hybrid.InvalidArgumentError, match="no draws of all parameters"):
+        hybrid.sensitivity(fit)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_figure_of_checks(fits: dict[str, hybrid.Fit], engine: str) -> None:
+    figure = hybrid.plot_checks(fits[engine])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["prior predictive", "posterior predictive", "leave-one-out PIT"]
+    importlib.import_module("matplotlib.pyplot").close(figure)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_prior_predictive_is_in_the_units_of_y(fits: dict[str, hybrid.Fit], engine: str) -> None:
+    fit = fits[engine]
+    draws = prior_predictive(fit, 400)
+    assert draws.shape == (400, fit.curve.x.size)
+    assert np.median(draws[:, 0]) == pytest.approx(fit.y_scale, rel=0.2)  # y_first has median 1 in coordinates

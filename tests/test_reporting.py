@@ -1,0 +1,127 @@
+"""Reports: one page that needs no network, with the verdict first; and the commands that write them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import hybrid
+from hybrid import reporting
+from hybrid.amortized.design import Design
+from hybrid.cli import main
+
+FETCHED = re.compile(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?://")
+MEGABYTES = 5
+
+
+@pytest.fixture(scope="module")
+def calibration() -> hybrid.Calibration:
+    return hybrid.calibrate("m4", "pfn", 32, Design(context=(5, 30), targets=4), progress=False)
+
+
+def check_page(path: Path, *words: str) -> str:
+    page = path.read_text(encoding="utf-8")
+    assert len(page) < MEGABYTES * 2**20
+    assert not FETCHED.search(page)
+    for word in words:
+        assert word in page, word
+    return page
+
+
+def test_report_of_a_calibration_opens_with_the_verdict(calibration: hybrid.Calibration, tmp_path: Path) -> None:
+    path = hybrid.write_report(calibration, tmp_path / "report.html", "hybrid calibrate --prior m4 {x}")
+    page = check_page(
+        path, "Calibration of", "hybrid calibrate --prior m4 {x}", "y_first", "joint held-out points (TARP)", "numpy"
+    )
+    body = page[page.index("<body") :]
+    assert body.index("32 curves of its prior") < body.index("<img")
+    assert body.count('src="data:image/png;base64') == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["nuts", "pfn"])
+def test_report_of_a_fit(engine: str, tmp_path: Path) -> None:
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile", holdout=2), "m4", engine)
+    fit.save(tmp_path / "fit.nc")
+    result = CliRunner().invoke(main, ["report", str(tmp_path / "fit.nc")])
+    assert result.exit_code == 0, result.output
+    assert fit.verdict in result.output
+    page = check_page(tmp_path / "fit.html", "forecast by", "hybrid report fit.nc", "held out", "elpd", "y_ratio", "diagnosis")
+    assert ("R-hat" if engine == "nuts" else "k-hat of the parameter draws") in page
+
+
+def test_a_cell_that_fails_leaves_no_page(
+    calibration: hybrid.Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting, "CALIBRATION_CELLS", (("code", "raise RuntimeError('broken cell')"),))
+    with pytest.raises(hybrid.ReportError, match="broken cell"):
+        hybrid.write_report(calibration, tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_paths_are_named(calibration: hybrid.Calibration, tmp_path: Path) -> None:
+    with pytest.raises(hybrid.InvalidArgumentError, match=r"must end in \.html"):
+        hybrid.write_report(calibration, tmp_path / "report.pdf")
+    for arguments, words in (
+        (["calibrate", "--out", "report.pdf"], "must end in .html"),
+        (["calibrate", "--out", str(tmp_path / "none" / "report.html")], "there is no directory"),
+        (["calibrate", "--engine", "magic", "--out", str(tmp_path / "a.html")], "nuts, pfn"),
+        (["report", str(tmp_path / "none.nc")], "there is no file"),
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2, arguments
+        assert words in result.output
+
+
+def test_calibrate_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+    monkeypatch.setattr(reporting, "_page", lambda cells, values, title, folder: pages.append(values["command"]) or "<html>")
+    out, saved = tmp_path / "report.html", tmp_path / "found.nc"
+    options = ["--prior", "m4", "--simulations", "16", "--seed", "3", "--out", str(out), "--save", str(saved)]
+    result = CliRunner().invoke(main, ["calibrate", *options])
+    found = hybrid.load_calibration(saved)
+    assert result.exit_code == (0 if found.ok else 1), result.output
+    assert found.verdict in result.output
+    assert "x / last context x" in result.output
+    assert out.read_text() == "<html>"
+    assert pages == ["hybrid calibrate --prior m4 --engine pfn --simulations 16 --seed 3"]
+    assert found.data["predictive"].sizes["draw"] == 16
+
+
+def test_agreement_of_a_fit_with_itself_and_with_another() -> None:
+    curve = hybrid.load_example("cerebras_gpt_pile", holdout=2)
+    pfn = hybrid.fit(curve, "m4", "pfn")
+    same = hybrid.agreement(pfn, pfn)
+    assert same.ok
+    assert float(same.table["cdf"].max()) < 1e-6
+    assert float(same.table["wasserstein"].max()) == 0.0
+    assert "agree" in same.verdict
+    assert list(same.table["x_ratio"]) == pytest.approx([1, 1.5, 2, 3, 5, 10])
+    vague = hybrid.Fit(curve, pfn.prior, "pfn", pfn.horizon, pfn.y_scale, 0, _shifted(pfn), {})
+    far = hybrid.agreement(pfn, vague)
+    assert not far.ok
+    assert "differ" in far.verdict
+    assert np.allclose(far.table["median"], 1.5)
+    with pytest.raises(hybrid.InvalidArgumentError, match="different horizons"):
+        hybrid.agreement(pfn, hybrid.fit(curve, "m4", "pfn", horizon=2 * pfn.horizon))
+    with pytest.raises(hybrid.InvalidArgumentError, match="same prior"):
+        hybrid.agreement(pfn, hybrid.fit(curve, "bnsl", "pfn"))
+
+
+def _shifted(fit: hybrid.Fit) -> object:
+    """The result of a fit with all forecasts half as high again."""
+    import dataclasses
+
+    inner = fit.predictive
+
+    class Shifted:
+        def quantile(self, x: np.ndarray, levels: np.ndarray) -> np.ndarray:
+            return 1.5 * inner.quantile(x, levels)
+
+        def cdf(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            return inner.cdf(x, np.asarray(y) / 1.5)
+
+    return dataclasses.replace(fit.result, predictive=Shifted())

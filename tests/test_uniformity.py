@@ -1,0 +1,145 @@
+"""Uniformity of ranks and PIT: right posteriors pass, and each way of being wrong is found and named."""
+
+import numpy as np
+import pytest
+from arviz_stats.ecdf_utils import ecdf_pit
+from scipy import stats
+
+from hybrid.diagnostics.tarp import references_from_data, tarp_ranks
+from hybrid.diagnostics.uniformity import (
+    LEVEL,
+    MOST,
+    check_uniform,
+    contraction,
+    ecdf_band,
+    normalised_rank,
+    posterior_z,
+    thinned,
+)
+
+NOISE = 0.5
+DRAWS = 200
+SIMULATIONS = 256  # what `hybrid.calibrate` takes for NUTS
+WRONG = {"prior": "the ranks depend on y", "narrow": "too narrow", "wide": "too wide", "shift": "shifted down"}
+
+
+def conjugate(error: str, seed: int, size: int = SIMULATIONS, width: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A normal mean seen once with noise: posterior draws (size, DRAWS, width), truth and data (size, width)."""
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal((size, width))
+    y = truth + NOISE * rng.standard_normal((size, width))
+    mean, sd = y / (1 + NOISE**2), np.sqrt(NOISE**2 / (1 + NOISE**2))
+    if error == "prior":
+        mean, sd = 0.0 * y, 1.0
+    sd = sd * {"narrow": 0.8, "wide": 1.25}.get(error, 1.0)
+    mean = mean + (0.3 * sd if error == "shift" else 0.0)
+    return mean[:, None] + sd * rng.standard_normal((size, DRAWS, width)), truth, y
+
+
+def failures(error: str, tarp: bool, runs: int = 40, width: int = 1) -> list[str]:
+    """The diagnosis of each run; empty where it passes."""
+    found = []
+    for seed in range(runs):
+        draws, truth, y = conjugate(error, seed, width=width)
+        rng = np.random.default_rng(1000 + seed)
+        if tarp:
+            # the data themselves: what the posterior should have taken in
+            references = references_from_data(y[:, 0], np.full(len(y), NOISE), width, rng)
+            ranks = tarp_ranks(draws, truth, references, rng)
+        else:
+            ranks = normalised_rank(draws[..., 0], truth[:, 0], rng)
+        found.append(check_uniform(ranks, {"y": y[:, 0]}).diagnosis)
+    return found
+
+
+@pytest.mark.parametrize("tarp", [False, True], ids=["ranks", "TARP"])
+def test_right_posteriors_pass(tarp: bool) -> None:
+    assert sum(bool(d) for d in failures("", tarp, 200)) <= 10  # two tests at 1 % each: 4 are expected
+
+
+@pytest.mark.parametrize("error", WRONG)
+def test_a_wrong_posterior_is_found_and_named(error: str) -> None:
+    found = failures(error, tarp=False)
+    assert sum(bool(d) for d in found) >= 34
+    assert sum(WRONG[error] in d for d in found) >= 34
+
+
+@pytest.mark.parametrize("error", ["prior", "narrow", "shift"])
+def test_tarp_finds_a_wrong_joint_posterior(error: str) -> None:
+    assert sum(bool(d) for d in failures(error, tarp=True, width=4)) >= 34
+
+
+def test_tarp_without_references_from_the_data_passes_the_prior() -> None:
+    """Why the references depend on the data, and why ranks are compared with what was known."""
+    draws, truth, y = conjugate("prior", 0, width=2)
+    rng = np.random.default_rng(1)
+    blind = tarp_ranks(draws, truth, rng.standard_normal(truth.shape), rng)
+    assert check_uniform(blind).ok
+    seeing = tarp_ranks(draws, truth, references_from_data(y[:, 0], np.full(len(y), NOISE), 2, rng), rng)
+    assert not check_uniform(seeing, {"y": y[:, 0]}).ok
+
+
+def test_ranks_count_draws_below_and_break_ties_at_random() -> None:
+    draws = np.array([[1.0, 2.0, 3.0, np.nan], [1.0, 1.0, 1.0, 1.0], [5.0, 6.0, 7.0, 8.0]])
+    ranks = np.stack([normalised_rank(draws, np.array([2.5, 1.0, 0.0]), np.random.default_rng(k)) for k in range(2000)])
+    for column, (low, high) in enumerate(((0.5, 0.75), (0.0, 1.0), (0.0, 0.2))):
+        assert ranks[:, column].min() == pytest.approx(low, abs=0.01)
+        assert ranks[:, column].max() == pytest.approx(high, abs=0.01)
+        assert stats.kstest(ranks[:, column], stats.uniform(low, high - low).cdf).pvalue > 1e-3
+
+
+def test_ranks_of_discrete_quantities_are_uniform() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet((1, 1, 1), 4000)
+    index = np.array([rng.choice(3, DRAWS + 1, p=row) for row in p])
+    ranks = normalised_rank(index[:, 1:], index[:, 0], rng)
+    assert stats.kstest(ranks, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [30, 256, 1000])
+def test_band_is_that_of_arviz(size: int) -> None:
+    values = np.random.default_rng(size).uniform(size=size)
+    points, ecdf, low, high = ecdf_pit(values, LEVEL, 4000)
+    mine = ecdf_band(values)
+    np.testing.assert_allclose(mine[0], points)
+    np.testing.assert_allclose(mine[1] + points, ecdf, atol=1e-12)
+    # Both bands are simulated, and their edges are steps of 1 / size.
+    np.testing.assert_allclose(mine[2] + points, low, atol=2.1 / size)
+    np.testing.assert_allclose(mine[3] + points, high, atol=2.1 / size)
+
+
+def test_band_holds_99_percent_of_uniform_samples() -> None:
+    rng = np.random.default_rng(0)
+    out = 0
+    for _ in range(400):
+        _, difference, low, high = ecdf_band(rng.uniform(size=200))
+        out += bool(np.any((difference < low) | (difference > high)))
+    assert out <= 12
+
+
+def test_scores_are_standard_normal_where_ranks_are_uniform() -> None:
+    rng = np.random.default_rng(1)
+    found = [check_uniform(rng.uniform(size=300), {"f": rng.uniform(size=300)}) for _ in range(500)]
+    for name in ("shift", "spread", "dependence"):
+        assert stats.kstest([getattr(check, name) for check in found], "norm").pvalue > 1e-3, name
+    assert np.mean([check.p < 0.05 for check in found]) < 0.09
+
+
+def test_values_at_the_very_edge_do_not_break_the_scores() -> None:
+    check = check_uniform(np.concatenate([np.zeros(50), np.ones(50)]), {"constant": np.ones(100)})
+    assert np.isfinite([check.shift, check.spread, check.dependence, check.p]).all()
+    assert check.diagnosis == "too narrow"
+
+
+def test_many_values_are_thinned_evenly() -> None:
+    assert thinned(np.arange(10.0)).tolist() == list(range(10))
+    few = thinned(np.arange(50_001.0))
+    assert few.size == MOST
+    assert few[0] == 0
+    assert few[-1] == 50_000
+    assert np.ptp(np.diff(few)) <= 1
+
+
+def test_contraction_and_z() -> None:
+    np.testing.assert_allclose(contraction([0.25, 1.0], 1.0), [0.75, 0.0])
+    np.testing.assert_allclose(posterior_z([1.0], [0.5], [0.0]), [2.0])
