@@ -11,7 +11,7 @@ from hybrid.amortized.cards import cards
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.coordinates import Described
 from hybrid.amortized.design import Design
-from hybrid.amortized.importance import TRUSTED_K, resampled, smoothed_weights
+from hybrid.amortized.importance import resampled, truncated_weights
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
@@ -21,7 +21,7 @@ from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
 
 DRAWS = 2000
-STATS = ("lp", "log_q", "k_hat")
+STATS = ("lp", "log_q", "log_ratio")
 PROPOSALS = 3  # draws of the flow for each that is kept
 AT_ONCE = 256  # curves that are looked at in one pass
 
@@ -99,7 +99,7 @@ def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]
 def _draw_posterior(
     head: FlowHead, summary: Tensor, described: Described, problem: Problem, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Draws of q, resampled by their importance weights where these can be trusted."""
+    """Draws of q, resampled by their importance weights; and the weights of as many that were not."""
     with torch.random.fork_rng(devices=[summary.device] if summary.device.type == "cuda" else []):
         torch.manual_seed(seed)
         theta, log_q = head.sample(summary[None], described, PROPOSALS * draws)
@@ -107,10 +107,9 @@ def _draw_posterior(
     parameters = {name: found[name] for name in head.names}
     found["lp"] = head.log_joint(parameters, torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
     arrays = {name: value.numpy() for name, value in found.items()}
-    weights, k = smoothed_weights(arrays["lp"], arrays["log_q"])
-    kept = np.arange(draws) if k >= TRUSTED_K else resampled(weights, draws, np.random.default_rng(seed))
-    arrays["k_hat"] = np.full(PROPOSALS * draws, k)
-    return {name: value[None, kept] for name, value in arrays.items()}
+    ratio = arrays["lp"] - arrays["log_q"]
+    kept = resampled(truncated_weights(ratio), draws, np.random.default_rng(seed))
+    return {**{name: value[None, kept] for name, value in arrays.items()}, "log_ratio": ratio[None, :draws]}
 
 
 def _draw_classes(head: ClassHead, summary: Tensor, draws: int, seed: int) -> dict[str, np.ndarray]:
@@ -175,10 +174,10 @@ def run_pfn(
     Returns
     -------
     One EngineResult per problem: draws of shape (1, draws) where the network has a parameter head, resampled by their
-    importance weights from three times as many where k-hat is below .7; "log_q" and "lp", the log densities of the network and
-    of the joint model at the draws, over the unconstrained parameters, in nats; "k_hat", the same for all draws; and the
-    predictive distribution. The status is "needs_review" where the context or the horizon lies outside what the network was
-    trained on.
+    truncated importance weights from three times as many; "log_q" and "lp", the log densities of the network and of the joint
+    model at the draws, over the unconstrained parameters, in nats; "log_ratio", lp - log_q of as many draws before the
+    resampling, which k-hat is computed from; and the predictive distribution. The status is "needs_review" where the context or
+    the horizon lies outside what the network was trained on.
 
     Raises
     ------

@@ -9,8 +9,8 @@ Array = Any
 TRUSTED_K = 0.7  # Vehtari, Simpson, Gelman, Yao and Gabry 2024, section 3.2.4
 
 
-def smoothed_weights(log_joint: Array, log_proposal: Array) -> tuple[Array, float]:
-    """Pareto-smoothed importance weights of draws, and the Pareto shape k-hat of their tail.
+def pareto_k(log_joint: Array, log_proposal: Array) -> float:
+    """The Pareto shape k-hat of the importance weights of draws.
 
     Parameters
     ----------
@@ -21,26 +21,36 @@ def smoothed_weights(log_joint: Array, log_proposal: Array) -> tuple[Array, floa
 
     Returns
     -------
-    Weights that sum to 1, flat, and k-hat. Below min(1 - 1 / log10(draws), .7) weighted draws can be trusted;
-    above 1 the weights have no mean (Vehtari, Simpson, Gelman, Yao and Gabry 2024, Pareto smoothed importance sampling,
-    section 3.2.4). k-hat is -inf where the largest weights are all equal.
+    k-hat. Below min(1 - 1 / log10(draws), .7) estimates from the weighted draws can be trusted; above 1 the weights have no
+    mean (Vehtari, Simpson, Gelman, Yao and Gabry 2024, Pareto smoothed importance sampling, section 3.2.4). -inf where the
+    largest weights are all equal.
     """
     ratio = np.asarray(log_joint - log_proposal, dtype=float).reshape(-1)
     ratio = np.where(np.isfinite(ratio), ratio, -1e300)
     tail = int(np.ceil(min(0.2 * ratio.size, 3.0 * np.sqrt(ratio.size))))
     largest = np.sort(ratio)[-(tail + 1) :]
-    log_weight, k = ratio, float("-inf")
-    if largest[0] != largest[-1]:
-        array_stats = importlib.import_module("arviz_stats.base").array_stats
-        with np.errstate(all="ignore"):  # of weights that lie hundreds of nats apart
-            log_weight, k = array_stats.psislw(-ratio)  # it wants minus the log ratio
-    weight = np.exp(np.asarray(log_weight) - np.max(log_weight))
-    return weight / weight.sum(), float(k)
+    if largest[0] == largest[-1]:
+        return float("-inf")
+    array_stats = importlib.import_module("arviz_stats.base").array_stats
+    with np.errstate(all="ignore"):  # of weights that lie hundreds of nats apart
+        return float(array_stats.psislw(-ratio)[1])  # it wants minus the log ratio
 
 
-def pareto_k(log_joint: Array, log_proposal: Array) -> float:
-    """The Pareto shape k-hat of the importance weights of draws; see `smoothed_weights`."""
-    return smoothed_weights(log_joint, log_proposal)[1]
+def truncated_weights(log_ratio: Array) -> Array:
+    """Importance weights that sum to 1, none of them above sqrt(draws) times the mean (Ionides 2008).
+
+    Parameters
+    ----------
+    log_ratio
+        Log of target over proposal density at each draw, shape (n,); what is not finite counts as impossible.
+    """
+    ratio = np.where(np.isfinite(log_ratio), log_ratio, -np.inf)
+    top = ratio.max()
+    if not np.isfinite(top):
+        return np.full(ratio.size, 1.0 / ratio.size)
+    weight = np.exp(ratio - top)
+    weight = np.minimum(weight, np.sqrt(ratio.size) * weight.mean())
+    return weight / weight.sum()
 
 
 def resampled(weights: Array, count: int, rng: np.random.Generator) -> Array:
@@ -50,6 +60,6 @@ def resampled(weights: Array, count: int, rng: np.random.Generator) -> Array:
     and no draw stands for many.
     """
     possible = np.flatnonzero(weights > 0)
-    if possible.size <= count:
+    if possible.size < count:
         return np.sort(rng.choice(weights.size, count, p=weights))
     return np.sort(rng.choice(weights.size, count, replace=False, p=weights))

@@ -64,6 +64,8 @@ def shards(design: Design, settings: Settings, step: int, device: torch.device) 
 def prediction_loss(prediction: Prediction, edges: Tensor, tokens: Tokens, v: Tensor) -> Tensor:
     """-log density of the bars at v plus -log density of the t distribution that places them, nats, shape (B, M)."""
     loc, scale = placed(prediction, tokens)
+    reach = 2.0 * FARTHEST * tokens.scale
+    v = torch.clamp(v, (tokens.loc - reach).amin(-1), (tokens.loc + reach).amax(-1))  # further off, gradients overflow
     # Both densities are of v in units of the likelier frame's sd, so that the loss is a difference from that frame.
     unit = tokens.scale.amin(-1)
     z = ((v - loc) / scale).clamp(-FARTHEST, FARTHEST).float()

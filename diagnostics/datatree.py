@@ -183,7 +183,7 @@ def read_datatree(path: str | os.PathLike[str], form: str = FORMAT) -> xr.DataTr
     FileFormatError
         If the file is missing, damaged, or of another format.
     """
-    remedy = f"save a {form.split()[1]} again with its save(...)"
+    remedy = f"save a {form.split()[1]} again with {form.split()[1]}.save(...)"
     try:
         content = io.BytesIO(Path(path).read_bytes())  # in memory, a file that turns out damaged is not left open
     except FileNotFoundError:

@@ -189,13 +189,13 @@ def _parameter_groups(
     names = list(truths[0])
     truth, ranks, means, sds = {}, {}, {}, {}
     for name in names:
-        wide = np.full((len(kept), DRAWS), np.nan)
+        wide: Array = np.full((len(kept), DRAWS), np.nan)
         for k, table in enumerate(tables):
             wide[k, : table[name].size] = table[name]
-        true = np.array([row[name][0] for row in truths], dtype=float)
-        ranks[name] = normalised_rank(wide, true, rng)
+        values = np.array([row[name][0] for row in truths], dtype=float)
+        ranks[name] = normalised_rank(wide, values, rng)
         line = _on_the_line(prior, name)
-        truth[name], wide = line(true), line(wide)
+        truth[name], wide = line(values), line(wide)
         means[name], sds[name] = np.nanmean(wide, 1), np.nanstd(wide, 1)
     sample = {"chain": [0], "draw": np.arange(len(kept))}
     return {

@@ -169,7 +169,8 @@ def _cell(value: float, error: float, figure: str) -> str:
     if figure == "ms":
         return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
     if figure == "ll" and abs(value) >= 100:
-        return f"{value:,.0f}" + (f" ± {error:,.0f}" if np.isfinite(error) else "")
+        style = ",.0f" if abs(value) < 1e6 else ".1e"
+        return f"{value:{style}}" + (f" ± {error:{style}}" if np.isfinite(error) else "")
     fixed = 3 if figure == "ll" or figure.startswith("in_") else 4
     style = f".{fixed}f" if value == 0 or 10.0**-fixed <= abs(value) < 100 else ".2g"
     return f"{value:{style}}" + (f" ± {error:{style}}" if np.isfinite(error) else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,20 +150,22 @@ def _smoothed_loo(fit: Fit) -> dict[str, Array]:
     """elpd, PIT and k-hat from the draws; log weights are minus the point's own log likelihood."""
     array_stats = importlib.import_module("arviz_stats.base").array_stats
     assert isinstance(fit.prior, Prior)
+    arviz_stats = importlib.import_module("arviz_stats")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # k-hat is in the table
+        pointwise = arviz_stats.loo(fit.data, pointwise=True)
     likelihood = fit.data["log_likelihood"]["y"].to_numpy()
     likelihood = likelihood.reshape(-1, likelihood.shape[-1])
     frame = fit.frame
     theta = {name: np.asarray(v, dtype=float).reshape(-1) for name, v in fit.result.draws.items()}
     level = np.asarray(fit.prior.mean(theta, frame.x_to(fit.curve.x), frame))
     below = fit.prior.noise.cdf((fit.curve.y / frame.y_scale)[:, None], level.T, theta)
-    found: dict[str, list[float]] = {"elpd": [], "pit": [], "k_hat": []}
-    for i in range(fit.curve.x.size):
-        log_weight, k = array_stats.psislw(likelihood[:, i])  # it wants minus the log ratio
-        log_weight = np.asarray(log_weight) - np.logaddexp.reduce(log_weight)
-        found["elpd"].append(float(np.logaddexp.reduce(log_weight + likelihood[:, i])))
-        found["pit"].append(float(np.clip(np.sum(np.exp(log_weight) * below[i]), 0.0, 1.0)))
-        found["k_hat"].append(float(k))
-    return {name: np.array(values) for name, values in found.items()}
+    pit = np.empty(fit.curve.x.size)
+    for i in range(pit.size):
+        log_weight = np.asarray(array_stats.psislw(likelihood[:, i])[0])  # it wants minus the log ratio
+        weight = np.exp(log_weight - np.logaddexp.reduce(log_weight))
+        pit[i] = np.clip(np.sum(weight * below[i]), 0.0, 1.0)
+    return {"elpd": np.asarray(pointwise.elpd_i), "pit": pit, "k_hat": np.asarray(pointwise.pareto_k)}
 
 
 def _exact_loo(fit: Fit) -> dict[str, Array]:

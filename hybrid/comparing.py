@@ -78,7 +78,7 @@ class Agreement:
         sets = [
             {p.name: unconstrained(p.distribution, fit.result.draws[p.name]) for p in prior.parameters} for fit in self._fits
         ]
-        return c2st(*sets)
+        return c2st(sets[0], sets[1])
 
     @property
     def _fits(self) -> tuple[Fit, Fit]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from hybrid.amortized.importance import TRUSTED_K
+from hybrid.amortized.importance import TRUSTED_K, pareto_k
 from hybrid.checks import as_floats, as_integer, as_positive
 from hybrid.curve import Curve
 from hybrid.diagnostics.datatree import build_datatree, flat_draws, read_datatree, write_datatree
@@ -123,11 +123,11 @@ class Fit:
     def pareto_k(self) -> float:
         """k-hat of the importance weights of amortized parameter draws; NaN where there are none.
 
-        Below .7 the draws can be trusted, and have been resampled by their weights; see
-        `hybrid.amortized.importance.smoothed_weights`. It says nothing about `predict`, which does not use the draws.
+        Below .7 the draws, which have been resampled by these weights, can be trusted; see
+        `hybrid.amortized.importance.pareto_k`. It says nothing about `predict`, which does not use the draws.
         """
         stats = self.result.sample_stats
-        return float(stats["k_hat"].flat[0]) if "k_hat" in stats else float("nan")
+        return pareto_k(stats["log_ratio"], 0.0) if "log_ratio" in stats else float("nan")
 
     @property
     def is_trusted(self) -> bool:

@@ -149,7 +149,7 @@ def unconstrained(distribution: Distribution, values: Any) -> np.ndarray:
     if distribution.family in ("Uniform", "Beta"):
         low, high = (distribution["low"], distribution["high"]) if distribution.family == "Uniform" else (0.0, 1.0)
         share = np.clip((found - low) / (high - low), HARMLESS, 1.0 - HARMLESS)
-        return np.log(share) - np.log1p(-share)
+        return np.asarray(np.log(share) - np.log1p(-share))
     if distribution.family in ("Normal", "StudentT"):
         return found
-    return np.log(np.maximum(found, HARMLESS))
+    return np.asarray(np.log(np.maximum(found, HARMLESS)))

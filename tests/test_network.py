@@ -242,7 +242,7 @@ def test_a_model_has_what_its_prior_needs(prior: AbstractPrior) -> None:
     own = isinstance(prior, Prior) and prior.is_continuous
     assert (model.law.prior is prior) == own
     assert model.law.logarithmic == model.logarithmic
-    assert float(model.network.head.bias[0]) == (OWN_LAW if own else OTHER_LAW)
+    assert float(model.network.head.bias[0].detach()) == (OWN_LAW if own else OTHER_LAW)
     assert model.typical.low.shape == (curve_features(model.law.size),)
     x, y, mask, query = make_curves((5, 30))
     described = as_described(x, y, mask, model.law)
@@ -294,7 +294,7 @@ def measured(features: int) -> Typical:
 
 @pytest.mark.parametrize("features", [8, 64])
 def test_contexts_like_those_of_training_are_typical(features: int) -> None:
-    remarks = measured(features).remarks(*typical_contexts(20_000, features, 2))
+    remarks = measured(features).remarks(*typical_contexts(20_000, features, 3))
     said = [text for row in remarks for text in row]
     for name in (*NAMED.values(), "the shape of the context"):
         share = sum(text.startswith(name) for text in said) / 20_000

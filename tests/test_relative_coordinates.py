@@ -287,7 +287,7 @@ def test_a_law_that_breaks_down_yields_to_the_smoother() -> None:
     (x, y), law = falling(30), law_of()
     described = described_of(x, y, law)
     s = described.modes.s.clone()
-    s[:, 1, 0] = torch.inf
+    s[:, 1, 0] = torch.nan
     for modes in (
         described.modes._replace(s=s),
         described.modes._replace(log_sigma=described.modes.log_sigma + 60.0),
