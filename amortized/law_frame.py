@@ -99,9 +99,14 @@ def _gather(values: Tensor, token: Tensor, size: int) -> Tensor:
 
 
 def frame_prior(prior: AbstractPrior) -> Prior:
-    """The prior whose law is fitted: the prior itself where its parameters are continuous, else a broken power law."""
-    if isinstance(prior, Prior) and prior.is_continuous and prior.noise.name in NOISES:
-        return prior
+    """The prior whose law is fitted: the prior itself where it can be, else a broken power law.
+
+    It can be where all parameters are continuous, x is divided by the last context x, and sigma is any positive number.
+    """
+    if isinstance(prior, Prior) and prior.is_continuous and prior.noise.name in NOISES and prior.coordinates == "ratio":
+        sigma = next(p.distribution.family for p in prior.parameters if p.name == "sigma")
+        if sigma not in ("Uniform", "Beta", "Normal", "StudentT"):
+            return prior
     found = get_prior(DEFAULT)
     assert isinstance(found, Prior)
     return found
