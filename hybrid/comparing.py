@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = Any
-# The largest difference that counts as agreement. Two sets of 1000 independent draws of one distribution differ by .02 in
-# cdf on average; a classifier that tells parameters apart no better than .65 is what amortized inference is held to
-# (Lueckmann et al. 2021, Benchmarking simulation-based inference, section 3).
+# The largest differences that count as agreement: five points of probability, and a classifier (in the form of Lueckmann et
+# al. 2021, Benchmarking simulation-based inference) that tells parameters apart with accuracy .65. Both are our choice.
 MAX_CDF = 0.05
 MAX_C2ST = 0.65
 STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 300.0)  # of the last context x, up to the horizon
