@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from hybrid.benchmarking import Benchmark, benchmark
     from hybrid.calibrating import Calibration, calibrate, load_calibration
     from hybrid.checking import health, loo, plot_checks, sensitivity
+    from hybrid.choosing import next_points
     from hybrid.comparing import Agreement, agreement
     from hybrid.curve import Curve
     from hybrid.fitting import fit, fit_many, priors
@@ -58,6 +59,7 @@ __all__ = [
     "load_example",
     "load_fit",
     "loo",
+    "next_points",
     "plot_checks",
     "prior_from_json",
     "priors",
@@ -74,6 +76,7 @@ _HOMES = {
     "hybrid.benchmarking": ("Benchmark", "benchmark"),
     "hybrid.calibrating": ("Calibration", "calibrate", "load_calibration"),
     "hybrid.checking": ("health", "loo", "plot_checks", "sensitivity"),
+    "hybrid.choosing": ("next_points",),
     "hybrid.comparing": ("Agreement", "agreement"),
     "hybrid.curve": ("Curve",),
     "hybrid.fitting": ("fit", "fit_many", "priors"),

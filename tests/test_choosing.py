@@ -1,0 +1,79 @@
+"""`next_points`: where to measure next."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hybrid
+from hybrid.choosing import _greedy
+
+X = np.geomspace(1e6, 1e8, 6)
+CURVE = hybrid.Curve(X, 2.0 * (X / 1e6) ** -0.2)
+CANDIDATES = np.geomspace(1e5, 1e11, 25)
+
+
+@pytest.mark.parametrize("prior", ["m4", "nsl"])
+def test_takes_the_candidate_of_greatest_variance(prior: str) -> None:
+    inside = CANDIDATES[(CANDIDATES > 2e6) & (CANDIDATES < 5e9)]
+    found = hybrid.next_points(CURVE, inside, prior=prior)
+    assert found.shape == (1,)
+    sd = hybrid.fit(CURVE, prior, "pfn", horizon=inside.max()).predict(inside)["sd"].to_numpy()
+    assert found[0] == inside[np.argmax(sd)]
+
+
+def test_several_are_distinct_candidates_and_begin_with_the_first() -> None:
+    found = hybrid.next_points(CURVE, CANDIDATES, 4, prior="m4")
+    assert found.shape == (4,)
+    assert np.unique(found).size == 4
+    assert np.all(np.isin(found, CANDIDATES))
+    assert found[0] == hybrid.next_points(CURVE, CANDIDATES, prior="m4")[0]
+
+
+def test_does_not_choose_a_neighbour_that_tells_the_same() -> None:
+    """Beside the farthest candidate lie five that are nearly as uncertain, and known once it is known."""
+    far = 1e10 * np.linspace(0.95, 1.0, 6)
+    found = hybrid.next_points(CURVE, np.append(far, [1e5, 3e8]), 2, prior="m4")
+    assert found[0] in far
+    assert found[1] not in far
+
+
+def test_exact_engine_chooses_too() -> None:
+    found = hybrid.next_points(CURVE, [2e7, 1e9], prior="m4", engine="nuts", draws=100, warmup=200)
+    assert found[0] == 1e9
+
+
+def test_greedy_is_sequential_conditioning() -> None:
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(8, 8))
+    covariance = root @ root.T
+    sd = np.sqrt(np.diag(covariance))
+    chosen = _greedy(covariance / np.outer(sd, sd), sd, 8)
+    assert sorted(chosen) == list(range(8))
+    for n in range(8):
+        known, rest = chosen[:n], chosen[n:]
+        inner = covariance[np.ix_(known, known)]
+        left = [covariance[i, i] - covariance[i, known] @ np.linalg.solve(inner, covariance[known, i]) for i in rest]
+        assert np.argmax(left) == 0
+
+
+def test_points_that_tell_nothing_new_are_still_given() -> None:
+    assert sorted(_greedy(np.ones((3, 3)), np.array([1.0, 3.0, 2.0]), 3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "k", "words"),
+    [
+        ([], 1, "at least one"),
+        ([1e9, -1.0], 1, "positive"),
+        ([1e9, np.nan], 1, "finite"),
+        ([1e9, 1e9], 1, "repeat"),
+        ([1e9, 2e9], 3, "k must be"),
+        ([1e9, 2e9], 0, "k must be"),
+        ("far", 1, "candidates"),
+        ([[1e9, 2e9]], 1, "one-dimensional"),
+    ],
+)
+def test_refuses_what_it_cannot_choose_from(candidates: Any, k: int, words: str) -> None:
+    with pytest.raises(hybrid.InvalidArgumentError, match=words):
+        hybrid.next_points(CURVE, candidates, k, prior="m4")
