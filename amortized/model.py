@@ -14,7 +14,7 @@ from hybrid.models.prior import AbstractPrior, Prior
 
 def is_logarithmic(prior: AbstractPrior) -> bool:
     """Whether a prior's network works on log y: where the noise is multiplicative. Else it works on y."""
-    return isinstance(prior, Prior) and prior.noise.name == "lognormal"
+    return isinstance(prior, Prior) and prior.noise.multiplicative
 
 
 OWN_LAW, OTHER_LAW = 4.0, 0.0  # initial logits of the trust in the law that is fitted
@@ -37,7 +37,7 @@ class AmortizedModel(nn.Module):
         self.logarithmic = is_logarithmic(prior)
         sizes = (settings.layers, settings.width, settings.heads, settings.inner)
         fitted = frame_prior(prior)
-        self.law = LawFrame(fitted, self.logarithmic)
+        self.law = LawFrame(fitted, self.logarithmic, settings.search)
         shared, trust = curve_features(self.law.size), OWN_LAW if fitted is prior else OTHER_LAW
         self.network = Network(*sizes, settings.bins, settings.summaries, shared, trust)
         self.head = parameter_head(self.law, prior, settings)

@@ -75,6 +75,8 @@ def resolve_engine(prior: AbstractPrior, engine: str, options: Mapping[str, Any]
         problem = f"no amortized weights for prior {prior.name!r} are installed, and no exact engine can serve it"
     elif not prior.has_density:
         problem = f"prior {prior.name!r} can only be simulated, and engine {engine!r} needs its density"
+    elif isinstance(prior, Prior) and prior.law.constrained:
+        problem = f"prior {prior.name!r} admits only some parameters, and engine {engine!r} needs a density without gaps"
     else:
         problem = f"prior {prior.name!r} has discrete parameters, which engine {engine!r} cannot fit"
     raise EngineUnavailableError(f"{problem}; {remedy}")

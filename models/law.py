@@ -20,6 +20,7 @@ class Law(abc.ABC):
     name: ClassVar[str]
     formula: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    constrained: ClassVar[bool] = False  #: whether `admits` leaves anything out
     classes: ClassVar[tuple[Mapping[str, int], ...]] = ()  #: what kinds of curve a mixture of laws distinguishes
 
     @abc.abstractmethod
@@ -60,6 +61,13 @@ class Law(abc.ABC):
     def class_of(self, xp: Any, theta: Theta) -> Array:
         """Index into `classes` of each draw, of the shape of theta's arrays; for laws that have classes."""
         raise NotImplementedError(f"law {self.name!r} has no classes")
+
+    def admits(self, xp: Any, theta: Theta) -> Array:
+        """Whether the prior holds these parameters: True or False, of the shape of theta's arrays.
+
+        It may depend on the noise-free curve, never on data: sampler and density apply the same indicator.
+        """
+        return xp.ones_like(next(iter(theta.values()))) > 0
 
 
 ANCHOR = 0.1

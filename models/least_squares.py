@@ -248,7 +248,7 @@ def _noise_scale(prior: Prior, problem: Problem, theta: dict[str, float], count:
     """sqrt(RSS / (n - p)), on the scale on which the prior's noise is stated."""
     xp = get_namespace("numpy")
     mean = prior.law.mean(xp, problem.x, {k: np.asarray([v]) for k, v in theta.items()}, problem.frame)
-    additive = prior.noise.name != "lognormal"
+    additive = not prior.noise.multiplicative
     residual = problem.y - mean if additive else np.log(problem.y) - np.log(mean)
     sigma = math.sqrt(float(residual @ residual) / max(residual.size - count, 1))
     (free,) = (_free(p) for p in prior.parameters if p.name == "sigma")

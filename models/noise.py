@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy import special
+from scipy.optimize import elementwise
 
 from hybrid.models.errors import UnknownNameError
 
 Array = Any
 _LOG_SQRT_2PI = 0.9189385332046727
+MOST_TAPER = 5.0  # of the log of the factor by which a level changes the noise
 
 
 class Noise(abc.ABC):
@@ -23,6 +25,7 @@ class Noise(abc.ABC):
 
     name: ClassVar[str]
     parameters: ClassVar[tuple[str, ...]] = ("sigma",)
+    multiplicative: ClassVar[bool] = False  #: whether it is noise of log y around log f
 
     @abc.abstractmethod
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
@@ -53,6 +56,7 @@ class LogNormalNoise(Noise):
     """log y ~ Normal(log f, sigma): multiplicative noise, y stays positive. sigma is the sd of log y."""
 
     name = "lognormal"
+    multiplicative = True
 
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
         dist = importlib.import_module("numpyro.distributions")
@@ -79,6 +83,75 @@ class LogNormalNoise(Noise):
         variance = np.square(theta["sigma"])
         mean = f * np.exp(0.5 * variance)
         return mean, np.square(mean) * np.expm1(variance)
+
+
+class ContaminatedLogNormalNoise(Noise):
+    """log y ~ (1 - outliers) Normal(log f, s) + outliers Normal(log f, 5 s), with s = sigma f^noise_slope.
+
+    Multiplicative noise with outliers (Tukey's contaminated normal, 1960) that may shrink or grow as the curve falls.
+    sigma is the sd of log y without outliers where f is 1.
+    """
+
+    name = "contaminated_lognormal"
+    multiplicative = True
+    parameters = ("sigma", "noise_slope", "outliers")
+    spread: ClassVar[float] = 5.0  #: sd of the outliers over that of the others
+
+    def _scale(self, xp: Any, f: Array, theta: Mapping[str, Array]) -> Array:
+        return theta["sigma"] * xp.exp(xp.clip(theta["noise_slope"] * xp.log(f), -MOST_TAPER, MOST_TAPER))
+
+    def _mixture(self, library: Any, exp: Any, xp: Any, f: Array, theta: Mapping[str, Array], **options: Any) -> Any:
+        """The mixture of two normals of log y, through exp, in torch or NumPyro: both name its parts alike."""
+        log_f, scale = xp.log(f), self._scale(xp, f, theta)
+        share = theta["outliers"] + xp.zeros_like(scale)
+        parts = library.Normal(xp.stack([log_f + 0.0 * scale] * 2, -1), xp.stack([scale, self.spread * scale], -1), **options)
+        which = library.Categorical(xp.stack([1.0 - share, share], -1), **options)
+        return library.TransformedDistribution(library.MixtureSameFamily(which, parts, **options), [exp], **options)
+
+    def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        dist = importlib.import_module("numpyro.distributions")
+        return self._mixture(dist, dist.transforms.ExpTransform(), importlib.import_module("jax.numpy"), f, theta)
+
+    def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
+        torch = importlib.import_module("torch")
+        exp = torch.distributions.ExpTransform()
+        return self._mixture(torch.distributions, exp, torch, f, theta, validate_args=False)
+
+    def log_prob(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        scale, share, positive = self._scale(np, f, theta), theta["outliers"], np.where(np.asarray(y) > 0, y, 1.0)
+        z = (np.log(positive) - np.log(f)) / scale
+        with np.errstate(divide="ignore"):
+            inside = np.logaddexp(
+                np.log1p(-share) - 0.5 * z * z, np.log(share) - 0.5 * np.square(z / self.spread) - np.log(self.spread)
+            )
+        return np.where(np.asarray(y) > 0, inside - np.log(scale) - np.log(positive) - _LOG_SQRT_2PI, -np.inf)
+
+    def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        with np.errstate(divide="ignore"):
+            z = (np.log(np.maximum(y, 0.0)) - np.log(f)) / self._scale(np, f, theta)
+        return self._standard_cdf(z, theta["outliers"])
+
+    def _standard_cdf(self, z: Array, share: Array) -> Array:
+        return (1.0 - share) * special.ndtr(z) + share * special.ndtr(z / self.spread)
+
+    def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
+        scale = self._scale(np, f, theta)
+        p, share = np.broadcast_arrays(p, theta["outliers"])
+        lower = np.minimum(p, 1.0 - p)  # by symmetry, and because the lower tail keeps precision
+        near = special.ndtri(lower)
+        with np.errstate(invalid="ignore"):
+            root = elementwise.find_root(
+                lambda z, q, w: self._standard_cdf(z, w) - q, (self.spread * near - 1e-9, near + 1e-9), args=(lower, share)
+            )
+        z = np.where(np.isfinite(near), root.x, near)
+        return f * np.exp(scale * np.where(p < 0.5, z, -z))
+
+    def moments(self, f: Array, theta: Mapping[str, Array]) -> tuple[Array, Array]:
+        variance, share = np.square(self._scale(np, f, theta)), theta["outliers"]
+        wide = self.spread**2 * variance
+        growth = (1.0 - share) * np.expm1(0.5 * variance) + share * np.expm1(0.5 * wide)
+        square = (1.0 - share) * np.expm1(2.0 * variance) + share * np.expm1(2.0 * wide)
+        return f * (1.0 + growth), np.square(f) * (square - 2.0 * growth - np.square(growth))
 
 
 class NormalNoise(Noise):
@@ -149,11 +222,13 @@ class TruncatedNormalNoise(Noise):
         return f + sigma * ratio, np.square(sigma) * (1.0 - a * ratio - np.square(ratio))
 
 
-NOISES: dict[str, Noise] = {n.name: n for n in (LogNormalNoise(), NormalNoise(), TruncatedNormalNoise())}
+NOISES: dict[str, Noise] = {
+    n.name: n for n in (LogNormalNoise(), ContaminatedLogNormalNoise(), NormalNoise(), TruncatedNormalNoise())
+}
 
 
 def get_noise(name: str) -> Noise:
-    """The noise model called "lognormal", "normal" or "truncated_normal"."""
+    """The noise model called "lognormal", "contaminated_lognormal", "normal" or "truncated_normal"."""
     if name not in NOISES:
         raise UnknownNameError(f"unknown noise {name!r}; there are {', '.join(NOISES)}")
     return NOISES[name]

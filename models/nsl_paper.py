@@ -1,4 +1,4 @@
-"""The families of NSL-PFN (Lee et al. 2025, arXiv 2505.23032) as one explicit joint density.
+"""The families of NSL-PFN (Lee et al. 2025, arXiv 2505.23032) as one explicit joint density; `nsl` departs from it further.
 
 Down (one M3 or M4 curve), Down-Down (1 to 3 breaks, every segment its own M3 or M4 curve) and Down-Up-Down (a rise shaped
 like a Beta cdf between two falls). Hyperparameters are the paper's. What departs from the released sampler, which is `nslpfn`:
@@ -48,10 +48,10 @@ def _fall(xp: Any, x: Array, p: dict[str, Array]) -> Array:
     return p["end"] + (1.0 - p["end"]) * (shape(x) - low) / xp.maximum(high - low, xp.full_like(high, 1e-12))
 
 
-class Nsl(Law):
+class NslPaper(Law):
     """Mixture over Down, Down-Down and Down-Up-Down; `family` and `extra_breaks` are discrete."""
 
-    name = "nsl"
+    name = "nsl_paper"
     formula = "piecewise M3 or M4 curves, joined continuously, with an optional rise shaped like a Beta cdf"
     classes = (
         {"family": DOWN, "breaks": 0},
@@ -146,8 +146,8 @@ def _segment_parameters(k: int) -> list[Parameter]:
 
 
 PRIOR = Prior(
-    "nsl",
-    Nsl(),
+    "nsl_paper",
+    NslPaper(),
     [
         Parameter("family", Distribution("Categorical", probs=(0.7, 0.2, 0.1)), "0 Down, 1 Down-Down, 2 Down-Up-Down"),
         Parameter("extra_breaks", Distribution("Categorical", probs=(0.4, 0.4, 0.2)), "breaks of Down-Down, less one"),

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from hybrid.models.noise import get_noise
 
 Array = Any
 FORMAT = 1
+FEWEST_DRAWN, SURPLUS, MAX_ATTEMPTS = 256, 4, 1000  # where a law admits only some draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Prior(AbstractPrior):
     parameters
         The parameters, independent of one another a priori; `sigma`, the noise scale, is one of them.
     noise
-        "lognormal" (default), "normal" or "truncated_normal"; see `hybrid.models.noise`.
+        "lognormal" (default), "contaminated_lognormal", "normal" or "truncated_normal"; see `hybrid.models.noise`.
     coordinates
         "ratio" (default) or "unit"; see `hybrid.models.coordinates`.
 
@@ -193,8 +194,8 @@ class Prior(AbstractPrior):
 
     @property
     def is_continuous(self) -> bool:
-        """Whether every parameter is continuous, as NUTS requires."""
-        return not any(p.distribution.is_discrete for p in self._parameters)
+        """Whether every parameter is continuous, and none left out by the law's indicator, as NUTS requires."""
+        return not (self.law.constrained or any(p.distribution.is_discrete for p in self._parameters))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -303,13 +304,18 @@ class Prior(AbstractPrior):
 
         Returns
         -------
-        Array of shape (...), of the library that evaluated it.
+        Array of shape (...), of the library that evaluated it; -inf where the law does not admit theta. Where it leaves
+        anything out, the density is not divided by the share of what it admits.
         """
         frame = get_coordinates(self.coordinates).native_frame(np.asarray(x)) if frame is None else frame
-        if namespace_of(x, y, *theta.values()).name == "torch":
-            return sum(self.log_prior(theta).values()) + self.log_likelihood(theta, x, y, frame).sum(-1)
-        with double_precision():
-            return sum(self.log_prior(theta).values()) + self.log_likelihood(theta, x, y, frame).sum(-1)
+        on_torch = namespace_of(x, y, *theta.values()).name == "torch"
+        with contextlib.nullcontext() if on_torch else double_precision():
+            found = sum(self.log_prior(theta).values()) + self.log_likelihood(theta, x, y, frame).sum(-1)
+            if self.law.constrained:
+                xp = namespace_of(found)
+                admitted = self.law.admits(xp, {k: xp.asarray(v) for k, v in theta.items()})
+                found = xp.where(admitted, found, xp.full_like(found, -np.inf))
+            return found
 
     def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:
         if backend == "torch":
@@ -323,13 +329,36 @@ class Prior(AbstractPrior):
         jax = importlib.import_module("jax")
         with double_precision():
             *keys, last = jax.random.split(jax.random.key(seed), len(self._parameters) + 1)
-            theta = {p.name: p.distribution.numpyro().sample(k, (n,)) for p, k in zip(self._parameters, keys, strict=True)}
+
+            def draw(n: int, attempt: int) -> dict[str, Array]:
+                own = keys if attempt == 0 else [jax.random.fold_in(key, attempt) for key in keys]
+                return {p.name: p.distribution.numpyro().sample(k, (n,)) for p, k in zip(self._parameters, own, strict=True)}
+
+            theta = self._admitted(n, draw)
             mean = self.mean(theta, jax.numpy.asarray(x), frame)
             return theta, mean, self.noise.numpyro(mean, expand(theta)).sample(last)
 
     def draw_torch(self, n: int, dtype: Any = None, device: Any = None) -> dict[str, Array]:
         """n draws of the parameters by torch's global random state, each of shape (n,)."""
-        return {p.name: p.distribution.torch(dtype, device).sample((n,)) for p in self._parameters}
+        made = {p.name: p.distribution.torch(dtype, device) for p in self._parameters}
+        return self._admitted(n, lambda n, attempt: {name: found.sample((n,)) for name, found in made.items()})
+
+    def _admitted(self, n: int, draw: Callable[[int, int], dict[str, Array]]) -> dict[str, Array]:
+        """n draws that the law admits, by rejection: `draw` is given a number and which attempt it is."""
+        if not self.law.constrained:
+            return draw(n, 0)
+        parts: list[dict[str, Array]] = []
+        left, attempt = n, 0
+        while left > 0:
+            if attempt == MAX_ATTEMPTS:
+                raise InvalidArgumentError(f"law {self.law.name!r} admits hardly any draw of prior {self.name!r}: change it")
+            theta = draw(max(FEWEST_DRAWN, SURPLUS * n), attempt)
+            admitted = self.law.admits(namespace_of(theta["sigma"]), theta)
+            parts.append({name: value[admitted][:left] for name, value in theta.items()})
+            left -= len(parts[-1]["sigma"])
+            attempt += 1
+        xp = namespace_of(parts[0]["sigma"])
+        return {name: xp.concat([part[name] for part in parts]) for name in parts[0]}
 
 
 def cast_frame(xp: Any, frame: Frame, like: Array) -> Frame:
@@ -351,6 +380,11 @@ def require_continuous(prior: AbstractPrior, engine: str) -> Prior:
         raise EngineUnavailableError(
             f"engine {engine!r} needs a density over continuous parameters, but prior {prior.name!r} can only be "
             "simulated; use engine='pfn', or a prior with a density such as 'm4' or 'bnsl'"
+        )
+    if prior.law.constrained:
+        raise EngineUnavailableError(
+            f"engine {engine!r} needs a density without gaps, but prior {prior.name!r} admits only some parameters; use "
+            "engine='pfn', or prior 'm4' or 'bnsl'"
         )
     if not prior.is_continuous:
         discrete = ", ".join(p.name for p in prior.parameters if p.distribution.is_discrete)

@@ -476,7 +476,7 @@ def test_standardisation_is_that_of_the_prior_and_leaves_the_global_random_state
 def test_the_law_of_a_prior_with_continuous_parameters_is_its_own() -> None:
     for prior in PRIORS:
         fitted = frame_prior(prior)
-        assert (fitted is prior) == (prior.name not in ("nsl", "nslpfn"))
+        assert (fitted is prior) == (prior.name not in ("nsl", "nsl_paper", "nslpfn", "lcpfn"))
         if fitted is not prior:
             assert fitted is get_prior("bnsl")
     narrow = shipped("m4").replace(name="mine", sigma={"loc": -6.0})

@@ -14,6 +14,7 @@ from hybrid.models.distributions import Distribution
 from hybrid.models.m4 import solve_logit
 from hybrid.models.namespace import get_namespace
 from hybrid.models.nsl import PRIOR as NSL
+from hybrid.models.nsl_paper import PRIOR as PAPER
 from hybrid.models.prior import Prior, double_precision, expand
 from hybrid.models.registry import PRIORS
 
@@ -153,37 +154,128 @@ def test_betainc_symmetric(library: str) -> None:
     np.testing.assert_allclose(np.asarray(found), expected, atol=1e-10)
 
 
-def nsl_of(family: int) -> Prior:
-    return NSL.replace(family=Distribution("Categorical", probs=tuple(float(k == family) for k in range(3))))
+def only(prior: Prior, family: int) -> Prior:
+    """The prior with one family of curves."""
+    count = len(prior.parameters[0].distribution["probs"])
+    return prior.replace(family=Distribution("Categorical", probs=tuple(float(k == family) for k in range(count))))
 
 
 @pytest.mark.parametrize("family", [0, 1])
-def test_nsl_falls(family: int) -> None:
-    mean = nsl_of(family).sample(100, np.linspace(0.01, 1, 100))["mean"].values
+def test_paper_families_fall(family: int) -> None:
+    mean = only(PAPER, family).sample(100, np.linspace(0.01, 1, 100))["mean"].values
     assert np.all(np.diff(mean) <= 1e-12)
 
 
-def test_nsl_rises_in_the_middle() -> None:
-    theta = draws(nsl_of(2), 200)
+def test_paper_family_rises_in_the_middle() -> None:
+    theta = draws(only(PAPER, 2), 200)
     xp = get_namespace("numpy")
-    count = expand({"n": NSL.law.break_count(xp, theta)})["n"]  # type: ignore[attr-defined]
-    begin, end, _ = NSL.law._breaks(xp, expand(theta), count)  # type: ignore[attr-defined]
+    count = expand({"n": PAPER.law.break_count(xp, theta)})["n"]  # type: ignore[attr-defined]
+    begin, end, _ = PAPER.law._breaks(xp, expand(theta), count)  # type: ignore[attr-defined]
     share = np.linspace(0, 1, 50)
-    rise = np.diff(NSL.mean(theta, begin + (end - begin) * share * (1 - 1e-9), frame_of(NSL)))
+    rise = np.diff(PAPER.mean(theta, begin + (end - begin) * share * (1 - 1e-9), frame_of(PAPER)))
     assert np.all(rise >= -1e-12)
     assert np.all(rise.sum(1) > 0)
-    before = NSL.mean(theta, 0.01 + (begin - 0.01) * share * (1 - 1e-9), frame_of(NSL))
-    after = NSL.mean(theta, end + (1 - end) * share, frame_of(NSL))
+    before = PAPER.mean(theta, 0.01 + (begin - 0.01) * share * (1 - 1e-9), frame_of(PAPER))
+    after = PAPER.mean(theta, end + (1 - end) * share, frame_of(PAPER))
     assert np.all(np.diff(before) <= 1e-12)
     assert np.all(np.diff(after) <= 1e-12)
     assert np.all(after <= theta["y_start"][:, None] * (1 + 1e-5))
 
 
 @pytest.mark.parametrize("family", [1, 2])
-def test_nsl_joins_are_continuous(family: int) -> None:
-    theta = draws(nsl_of(family), 200)
+def test_paper_joins_are_continuous(family: int) -> None:
+    theta = draws(only(PAPER, family), 200)
     xp = get_namespace("numpy")
-    count = expand({"n": NSL.law.break_count(xp, theta)})["n"]  # type: ignore[attr-defined]
-    for position in NSL.law._breaks(xp, expand(theta), count):  # type: ignore[attr-defined]
-        sides = NSL.mean(theta, np.concatenate([position * (1 - 1e-12), position], -1), frame_of(NSL))
+    count = expand({"n": PAPER.law.break_count(xp, theta)})["n"]  # type: ignore[attr-defined]
+    for position in PAPER.law._breaks(xp, expand(theta), count):  # type: ignore[attr-defined]
+        sides = PAPER.mean(theta, np.concatenate([position * (1 - 1e-12), position], -1), frame_of(PAPER))
         np.testing.assert_allclose(sides[:, 0], sides[:, 1], rtol=1e-6)
+
+
+def without_drift(theta: Theta) -> Theta:
+    return {**theta, "drift": 0.0 * theta["drift"]}
+
+
+def signs(prior: Prior, family: int) -> list[list[int]]:
+    """Per draw whether log(y - a) falls (1) or rises (-1), segment by segment, as the slopes say."""
+    theta = draws(only(prior, family), 300)
+    xp, frame = get_namespace("numpy"), frame_of(prior)
+    slopes = np.stack(prior.law.slopes(xp, theta, frame), -1)  # type: ignore[attr-defined]
+    counts = prior.law.break_count(xp, theta).astype(int)  # type: ignore[attr-defined]
+    return [np.sign(row[: count + 1]).astype(int).tolist() for row, count in zip(slopes, counts, strict=True)]
+
+
+def test_nsl_families_turn_as_their_names_say() -> None:
+    expected: dict[int, list[list[int]]] = {
+        0: [[1]],
+        1: [[1, 1], [1, 1, 1], [1, 1, 1, 1]],
+        2: [[1, -1, 1]],
+        3: [[1, -1], [1, 1, -1]],
+        4: [[-1], [-1, -1]],
+    }
+    for family, kinds in expected.items():
+        found = signs(NSL, family)
+        assert all(sign in kinds for sign in found)
+        assert all(kind in found for kind in kinds)
+
+
+@pytest.mark.parametrize(("family", "sign"), [(0, 1.0), (1, 1.0), (4, -1.0)])
+def test_nsl_is_monotone_where_no_segment_turns(family: int, sign: float) -> None:
+    theta = without_drift(draws(only(NSL, family), 200))
+    change = np.diff(NSL.mean(theta, positions(NSL), frame_of(NSL)))
+    assert np.all(-sign * change >= -1e-12)
+    assert np.all(np.abs(change).sum(1) > 0)
+
+
+def test_nsl_turns_up_for_good() -> None:
+    theta = without_drift(draws(only(NSL, 3), 200))
+    change = np.diff(np.log(NSL.mean(theta, np.geomspace(0.003, 1e4, 400), frame_of(NSL))))
+    # A wide break hides the fall before it, or is not yet over at the end; 0 where it has reached the height at which it ends.
+    assert np.mean(change[:, -1] >= 0) > 0.95
+    assert np.mean(change.min(1) < 0) > 0.9
+
+
+def test_nsl_levels_and_floor() -> None:
+    theta, frame = without_drift(draws(NSL, 300)), frame_of(NSL)
+    first = NSL.mean(theta, np.array([frame.first]), frame)[:, 0]
+    np.testing.assert_allclose(first, theta["y_first"], rtol=1e-10)
+    steep = without_drift(draws(only(NSL, 0), 300)) | {"fall": np.full(300, 2.0)}
+    far = NSL.mean(steep, np.array([1.0, 1e300]), frame)
+    np.testing.assert_allclose(far[:, 1], steep["floor"] * np.exp(-2.0) * steep["y_first"], rtol=1e-3)
+    plain = steep | {"factor_1": np.ones(300)}
+    np.testing.assert_allclose(NSL.mean(plain, np.ones(1), frame)[:, 0], np.exp(-2.0) * plain["y_first"], rtol=1e-9)
+
+
+def test_nsl_holds_m3() -> None:
+    """A break to a slope of 0 with f = 1 at 1/gamma is beta (1/x + gamma)^c without a floor."""
+    theta = {name: value[:1] for name, value in without_drift(draws(only(NSL, 1), 1)).items()}
+    theta |= {"extra_breaks": np.zeros(1), "plateau": np.zeros(1), "floor": np.zeros(1), "sharpness_1": np.full(1, 0.95)}
+    theta |= {"factor_2": np.zeros(1)}
+    x, frame, xp = positions(NSL), frame_of(NSL), get_namespace("numpy")
+    delta = NSL.law.breaks(xp, theta, frame)[0][0]  # type: ignore[attr-defined]
+    c = NSL.law.slopes(xp, theta, frame)[0][0]  # type: ignore[attr-defined]
+    m3 = (1 / x + np.exp(-delta)) ** c
+    ratio = NSL.mean(theta, x, frame)[0] / m3
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-10)
+
+
+def test_nsl_drift_is_the_sum_that_the_documentation_states() -> None:
+    theta = draws(NSL, 20)
+    x, frame = positions(NSL), frame_of(NSL)
+    found = np.log(NSL.mean(theta, x, frame) / NSL.mean(without_drift(theta), x, frame))
+    xi, expected = np.log(x), np.zeros_like(found)
+    for k in range(7):
+        omega = (theta["drift_pitch"] * 0.5 * 2.0**k)[:, None]
+        a, b = theta[f"drift_a{k + 1}"][:, None], theta[f"drift_b{k + 1}"][:, None]
+        expected += omega ** -theta["drift_decay"][:, None] * (a * np.cos(omega * xi) + b * np.sin(omega * xi))
+    np.testing.assert_allclose(found, theta["drift"][:, None] * expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("prior", [NSL, PAPER], ids=lambda p: p.name)
+def test_classes_are_family_and_number_of_breaks(prior: Prior) -> None:
+    theta, xp = draws(prior, 500), get_namespace("numpy")
+    index = prior.law.class_of(xp, theta).astype(int)
+    counts = prior.law.break_count(xp, theta)  # type: ignore[attr-defined]
+    expected = [{"family": int(f), "breaks": int(n)} for f, n in zip(theta["family"], counts, strict=True)]
+    assert [prior.law.classes[i] for i in index] == expected
+    assert set(index) == set(range(len(prior.law.classes)))

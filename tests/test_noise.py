@@ -13,39 +13,54 @@ F = np.array([0.05, 0.4, 1.0, 2.5])
 SIGMA = np.array([0.02, 0.1, 0.3, 0.8])
 LEVELS = np.array([1e-6, 0.01, 0.25, 0.5, 0.75, 0.99, 1 - 1e-6])
 GRID_F, GRID_SIGMA = (a.ravel() for a in np.meshgrid(F, SIGMA))
-THETA = {"sigma": GRID_SIGMA}
+SLOPES, SHARES = np.tile([-0.2, 0.0, 0.3], 6)[:16], np.tile([0.02, 0.2], 8)
 pytestmark = pytest.mark.parametrize("noise", NOISES.values(), ids=lambda n: n.name)
+
+
+def theta_of(noise: Noise) -> dict[str, np.ndarray]:
+    """Parameters of the cases; outliers five times as wide have no moments to speak of unless sigma is smaller."""
+    if noise.name != "contaminated_lognormal":
+        return {"sigma": GRID_SIGMA}
+    return {"sigma": GRID_SIGMA / 8.0, "noise_slope": SLOPES, "outliers": SHARES}
+
+
+def on_torch(theta: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.as_tensor(value) for name, value in theta.items()}
 
 
 def quantiles(noise: Noise) -> np.ndarray:
     """Shape (level, case)."""
-    return np.asarray(noise.icdf(LEVELS[:, None], GRID_F, THETA))
+    return np.asarray(noise.icdf(LEVELS[:, None], GRID_F, theta_of(noise)))
 
 
 def test_log_prob_agrees(noise: Noise) -> None:
     y = quantiles(noise)
-    expected = noise.log_prob(y, GRID_F, THETA)
+    expected = noise.log_prob(y, GRID_F, theta_of(noise))
     with double_precision():
-        np.testing.assert_allclose(np.asarray(noise.numpyro(GRID_F, THETA).log_prob(y)), expected, rtol=1e-8, atol=1e-8)
-    on_torch = noise.torch(torch.as_tensor(GRID_F), {"sigma": torch.as_tensor(GRID_SIGMA)})
-    np.testing.assert_allclose(on_torch.log_prob(torch.as_tensor(y)).numpy(), expected, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(
+            np.asarray(noise.numpyro(GRID_F, theta_of(noise)).log_prob(y)), expected, rtol=1e-8, atol=1e-8
+        )
+    found = noise.torch(torch.as_tensor(GRID_F), on_torch(theta_of(noise)))
+    np.testing.assert_allclose(found.log_prob(torch.as_tensor(y)).numpy(), expected, rtol=1e-8, atol=1e-8)
 
 
 def test_icdf_inverts_cdf(noise: Noise) -> None:
-    np.testing.assert_allclose(noise.cdf(quantiles(noise), GRID_F, THETA), np.broadcast_to(LEVELS[:, None], (7, 16)), rtol=1e-6)
+    np.testing.assert_allclose(
+        noise.cdf(quantiles(noise), GRID_F, theta_of(noise)), np.broadcast_to(LEVELS[:, None], (7, 16)), rtol=1e-6
+    )
 
 
 def test_density_is_the_slope_of_the_cdf(noise: Noise) -> None:
     y = quantiles(noise)[1:-1]
     h = 1e-5 * np.maximum(np.abs(y), 1e-3 * GRID_SIGMA)
-    slope = (noise.cdf(y + h, GRID_F, THETA) - noise.cdf(y - h, GRID_F, THETA)) / (2 * h)
-    np.testing.assert_allclose(slope, np.exp(noise.log_prob(y, GRID_F, THETA)), rtol=1e-4)
+    slope = (noise.cdf(y + h, GRID_F, theta_of(noise)) - noise.cdf(y - h, GRID_F, theta_of(noise))) / (2 * h)
+    np.testing.assert_allclose(slope, np.exp(noise.log_prob(y, GRID_F, theta_of(noise))), rtol=1e-4)
 
 
 def test_moments_agree_with_quadrature(noise: Noise) -> None:
-    mean, variance = noise.moments(GRID_F, THETA)
-    for k, (f, sigma) in enumerate(zip(GRID_F, GRID_SIGMA, strict=True)):
-        theta = {"sigma": sigma}
+    mean, variance = noise.moments(GRID_F, theta_of(noise))
+    for k, f in enumerate(GRID_F):
+        theta = {name: float(value[k]) for name, value in theta_of(noise).items()}
 
         def density(y: float, f: float = f, theta: dict[str, float] = theta) -> float:
             return float(np.exp(noise.log_prob(np.asarray(y), f, theta)))
@@ -65,18 +80,18 @@ def test_moments_agree_with_quadrature(noise: Noise) -> None:
 
 def test_samples_have_these_moments(noise: Noise) -> None:
     torch.manual_seed(0)
-    drawn = noise.torch(torch.as_tensor(GRID_F), {"sigma": torch.as_tensor(GRID_SIGMA)}).sample((20_000,)).numpy()
-    mean, variance = noise.moments(GRID_F, THETA)
+    drawn = noise.torch(torch.as_tensor(GRID_F), on_torch(theta_of(noise))).sample((20_000,)).numpy()
+    mean, variance = noise.moments(GRID_F, theta_of(noise))
     error = np.sqrt(variance / drawn.shape[0])
     assert np.all(np.abs(drawn.mean(0) - mean) < 5 * error)
-    rank = noise.cdf(drawn, GRID_F, THETA)
+    rank = noise.cdf(drawn, GRID_F, theta_of(noise))
     assert np.all(np.abs(rank.mean(0) - 0.5) < 5 / np.sqrt(12 * drawn.shape[0]))
     if noise.name != "normal":
         assert np.all(drawn > 0)
 
 
 def test_positive_noise_gives_no_mass_to_negative_y(noise: Noise) -> None:
-    below = noise.cdf(np.asarray(-0.1), 0.05, {"sigma": np.asarray(0.5)})
+    below = noise.cdf(np.asarray(-0.1), 0.05, {"sigma": np.asarray(0.5), "noise_slope": 0.5, "outliers": 0.1})
     assert (below > 0) == (noise.name == "normal")
 
 

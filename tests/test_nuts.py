@@ -216,7 +216,7 @@ def test_draws_before_agreement_are_discarded():
     assert health.good
 
 
-@pytest.mark.parametrize("name", ["nsl", "nslpfn"])
+@pytest.mark.parametrize("name", ["nsl", "nslpfn", "lcpfn"])
 def test_priors_without_a_continuous_density_are_refused(name):
     with pytest.raises(EngineUnavailableError, match="engine='pfn'"):
         run_nuts(get_prior(name), [])

@@ -342,7 +342,8 @@ def test_class_head_scores_the_class_of_each_curve(prior: AbstractPrior) -> None
         family = int(curves.theta["family"][row])
         wanted = {"family": family}
         if prior.name == "nsl":
-            wanted["breaks"] = {0: 0, 1: 1 + int(curves.theta["extra_breaks"][row]), 2: 2}[family]
+            extra = int(curves.theta["extra_breaks"][row])
+            wanted["breaks"] = {0: 0, 1: 1 + extra, 2: 2, 3: 1 + (extra == 2), 4: int(extra > 0)}[family]
         seen.append(head.classes.index(wanted))
     assert set(seen) == set(range(len(head.classes)))
     expected = -p[torch.arange(300), torch.tensor(seen)].log()
@@ -351,14 +352,16 @@ def test_class_head_scores_the_class_of_each_curve(prior: AbstractPrior) -> None
 
 def test_classes_are_those_of_the_laws() -> None:
     nsl, released = (ClassHead(prior, FEATURES, 4) for prior in MIXTURES)
-    assert [tuple(c.values()) for c in nsl.classes] == [(0, 0), (1, 1), (1, 2), (1, 3), (2, 2)]
+    assert [tuple(c.values()) for c in nsl.classes] == [(0, 0), (1, 1), (1, 2), (1, 3), (2, 2), (3, 1), (3, 2), (4, 0), (4, 1)]
     assert [dict(c) for c in released.classes] == [{"family": 0}, {"family": 1}, {"family": 2}]
     prior = MIXTURES[0]
     assert isinstance(prior, Prior)
     theta = prior.draw_torch(2000, torch.float64)
     index = prior.law.class_of(get_namespace("torch"), theta).long()
-    share = torch.bincount(index, minlength=5).double() / 2000
-    expected = torch.tensor([0.7, 0.2 * 0.4, 0.2 * 0.4, 0.2 * 0.2, 0.1], dtype=torch.float64)
+    share = torch.bincount(index, minlength=9).double() / 2000
+    extra = [0.45, 0.35, 0.2]
+    falls, turns, rises = [0.45 * p for p in extra], [0.12 * 0.8, 0.12 * 0.2], [0.09 * 0.45, 0.09 * 0.55]
+    expected = torch.tensor([0.22, *falls, 0.12, *turns, *rises], dtype=torch.float64)
     torch.testing.assert_close(share, expected, rtol=0, atol=0.04)
 
 

@@ -150,11 +150,12 @@ def test_draws_that_overflow_leave_the_quantiles_of_the_others() -> None:
     assert_allclose(p.cdf(np.array([1e40]), q[1]), 0.5, rtol=1e-8)
 
 
-def test_discrete_parameters() -> None:
-    """The mixture takes draws of any prior with a density, such as `nsl`."""
-    prior = get_prior("nsl")
+@pytest.mark.parametrize("name", ["nsl", "nsl_paper", "lcpfn"])
+def test_any_prior_with_a_density(name: str) -> None:
+    """The mixture takes draws with discrete parameters, with other noise, or that a law admits."""
+    prior = get_prior(name)
     assert isinstance(prior, Prior)
-    theta, _, _ = prior.draw(20, np.linspace(0.01, 1, 5), get_coordinates("unit").native_frame(np.ones(1)), 0, "torch")
-    x = np.linspace(1e18, 1e21, 5)
-    p = MixturePredictive(prior, {k: v.numpy() for k, v in theta.items()}, get_coordinates("unit").frame(x, 1e21, 2.0))
+    coordinates, x = get_coordinates(prior.coordinates), np.linspace(1e18, 1e21, 5)
+    theta, _, _ = prior.draw(20, np.linspace(0.01, 1, 5), coordinates.native_frame(np.ones(1)), 0, "torch")
+    p = MixturePredictive(prior, {k: v.numpy() for k, v in theta.items()}, coordinates.frame(x, 1e21, 2.0))
     assert_allclose(p.cdf(x, p.quantile(x, [0.3])[0]), 0.3, rtol=1e-7)

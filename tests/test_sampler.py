@@ -138,7 +138,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 
 def test_positions_are_in_the_coordinates_of_each_prior() -> None:
     design = SMALL.sample(30, torch.Generator().manual_seed(8))
-    for name in ("m4", "nsl"):
+    for name in ("m4", "nsl_paper"):
         curves = draw_curves(get_prior(name), design, torch.Generator().manual_seed(9), torch.float64)
         for row in range(30):
             x = design.x_context[row][design.mask[row]].numpy()
