@@ -114,6 +114,7 @@ def render(card: Card) -> str:
         f"{design['decades'][1]:g} decades of x ({spacing}); horizons {design['horizon'][0]:g} to {design['horizon'][1]:g} "
         "times the last context x. Outside of this the fit says so.",
         f"- `{c['command']}`, with " + ", ".join(f"{name} {version}" for name, version in c["versions"].items()) + ".",
+        *([_began(c["origin"])] if "origin" in c else []),
         *([f"- {c['note']}"] if c.get("note") else []),
         "",
         "## Measured",
@@ -133,6 +134,13 @@ def render(card: Card) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _began(origin: Mapping[str, Any]) -> str:
+    return (
+        f"- It began with the weights of `{origin['prior']}` (fingerprint `{origin['fingerprint']}`, weights "
+        f"`{origin['weights'][:16]}`), which {origin['curves']:,} curves had led to."
+    )
 
 
 def user_folder() -> Path:

@@ -26,6 +26,7 @@ STATE_FORMAT = "hybrid training 1"
 HALF = "network.blocks."  # these were trained in half precision, and are stored in it
 CHANGEABLE = ("steps", "warmup", "decay")  # of the settings, while a run is unfinished
 SMOOTHING = 0.98  # of the loss that is shown
+REMEDY = "install it again, or train with `hybrid train`"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -76,10 +77,10 @@ class TrainingState:
     average: Mapping[str, Tensor] | None = None  #: running mean of the weights
 
     @classmethod
-    def start(cls, prior: AbstractPrior, settings: Settings, design: Design) -> "TrainingState":
-        """The state before the first step."""
+    def start(cls, prior: AbstractPrior, settings: Settings, design: Design, origin: str = "") -> "TrainingState":
+        """The state before the first step; `origin` is a hash of the weights that it begins with, if they are not random."""
         fixed = {name: value for name, value in settings.to_dict().items() if name not in CHANGEABLE}
-        text = json.dumps([prior.fingerprint, fixed, design.to_dict()], sort_keys=True)
+        text = json.dumps([prior.fingerprint, fixed, design.to_dict(), *([origin] if origin else [])], sort_keys=True)
         return cls(hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def after(self, loss: float, seconds: float, model: AmortizedModel) -> "TrainingState":
@@ -105,6 +106,58 @@ class TrainingState:
         if self.average is not None:
             found.load_state_dict({k: v.cpu() for k, v in self.average.items()}, strict=False)
         return found.eval()
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The weights of another checkpoint, to begin with: of the same prior to go on training, or of one that is alike."""
+
+    card: Card
+    parts: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Origin":
+        """Read a checkpoint, given the path of its card or of its weights.
+
+        Raises
+        ------
+        FileFormatError
+            If card or weights are missing, damaged or foreign.
+        """
+        card = read_card(Path(path))
+        return cls(card, _read_weights(card.weights, card.content["weights_sha256"]))
+
+    @property
+    def digest(self) -> str:
+        """The hash of the file of weights."""
+        return str(self.card.content["weights_sha256"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a card says of the weights that its training began with; `curves` counts all that led to them."""
+        before = self.card.content.get("origin", {}).get("curves", 0)
+        curves = self.card.content["curves"] + before
+        return {"prior": self.card.name, "fingerprint": self.card.fingerprint, "weights": self.digest, "curves": curves}
+
+    @torch.no_grad()
+    def give(self, model: AmortizedModel) -> None:
+        """Copy the weights that fit, of network and parameter head; what belongs to the prior stays as it is.
+
+        A law with another number of parameters has other features of the whole curve: their layer begins at random.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the transformers differ in size.
+        """
+        for name, value in model.named_parameters():
+            found = self.parts.get(name)
+            if found is not None and found.shape == value.shape:
+                value.copy_(found)
+            elif name.startswith(HALF):
+                raise InvalidArgumentError(
+                    f"{self.card.path} holds a network of another size ({name}): begin with one of the same settings"
+                )
 
 
 def _parts(
@@ -202,18 +255,21 @@ def _write_card(path: Path, content: Mapping[str, Any]) -> Card:
     return read_card(path)
 
 
+def _read_weights(weights: Path, digest: str) -> dict[str, Tensor]:
+    parts, metadata = read_tensors(weights, REMEDY)
+    if metadata.get("format") != FORMAT or hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+        raise FileFormatError(f"{weights} is not the file that its model card describes: {REMEDY}")
+    return parts
+
+
 @functools.lru_cache(maxsize=8)
 def _load(weights: Path, changed: float, digest: str, prior: AbstractPrior, settings: Settings, device: str) -> AmortizedModel:
     del changed
-    remedy = "install it again, or train with `hybrid train`"
-    parts, metadata = read_tensors(weights, remedy)
-    if metadata.get("format") != FORMAT or hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
-        raise FileFormatError(f"{weights} is not the file that its model card describes: {remedy}")
-    model = build_model(prior, settings)
+    parts, model = _read_weights(weights, digest), build_model(prior, settings)
     try:
         model.load_state_dict(parts)  # half precision is raised on the way
     except RuntimeError as error:
-        raise FileFormatError(f"{weights} does not fit the network of this version of Hybrid ({error}): {remedy}") from None
+        raise FileFormatError(f"{weights} does not fit the network of this version of Hybrid ({error}): {REMEDY}") from None
     return model.eval().to(device)
 
 

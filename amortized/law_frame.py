@@ -25,13 +25,8 @@ from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import get_prior
 
 MODES = 2
-STARTS = 8
 COARSE = 16  # points that the starts are fitted to
-FIRST_STEPS = 3  # after which the BEST of the starts go on
-BEST = 4
-COARSE_STEPS = 10
 KEPT = 0.75  # a descent goes on with the rows that have not converged where they are less than this share
-ROUNDS, FINE_STEPS = 3, 5  # the groups are corrected at the beginning of a round
 BANK = 256
 PRIOR_DRAWS = 20_000
 DIFFERENCE = 1e-5  # of s, for derivatives
@@ -45,6 +40,20 @@ LEAST_SIGMA = 1e-7
 IMPOSSIBLE = 1e30
 NOISES = ("lognormal", "normal", "truncated_normal")
 DEFAULT = "bnsl"
+
+
+class Search(NamedTuple):
+    """How much is tried to find the modes."""
+
+    starts: int  #: members of the bank that are fitted to the merged points
+    first_steps: int  #: after which the best go on
+    best: int
+    coarse_steps: int  #: of the best, to the merged points
+    rounds: int  #: with all points; the groups are corrected at the beginning of each
+    fine_steps: int  #: of each round
+
+
+SEARCHES = {"quick": Search(8, 3, 4, 10, 3, 5), "thorough": Search(16, 4, 8, 15, 3, 8)}
 
 
 class Groups(NamedTuple):
@@ -158,6 +167,8 @@ class LawFrame(nn.Module):
         A prior with continuous parameters; sigma is its noise scale.
     logarithmic
         Whether values are log y.
+    search
+        "quick" or "thorough", which takes twice the time.
     """
 
     loc: Tensor
@@ -165,9 +176,9 @@ class LawFrame(nn.Module):
     noise: Tensor
     bank: Tensor
 
-    def __init__(self, prior: Prior, logarithmic: bool) -> None:
+    def __init__(self, prior: Prior, logarithmic: bool, search: str = "quick") -> None:
         super().__init__()
-        self.prior, self.logarithmic = prior, logarithmic
+        self.prior, self.logarithmic, self.search = prior, logarithmic, SEARCHES[search]
         self.names = tuple(p.name for p in prior.parameters if p.name != "sigma")
         self.size = len(self.names)
         self._known: dict[tuple[torch.dtype, torch.device], list[Any]] = {}
@@ -214,7 +225,7 @@ class LawFrame(nn.Module):
     def _best_log_sigma(self, squares: Tensor, free: Tensor) -> Tensor:
         """log sigma that minimises F for sums of squared residuals (B,), by Newton's method on a convex function."""
         mu, tau = self.noise
-        found = torch.minimum(0.5 * (squares / free).clamp(min=LEAST_SIGMA**2).log(), mu)
+        found = 0.5 * (squares / free).clamp(min=LEAST_SIGMA**2).log()  # at its best without the prior
         for _ in range(SIGMA_STEPS):
             scaled = squares * (-2.0 * found).exp()
             slope = free - scaled + (found - mu) / tau**2
@@ -286,8 +297,8 @@ class LawFrame(nn.Module):
             factor = (number * groups.v * curves).sum(-1, keepdim=True) / (number * curves.square()).sum(-1, keepdim=True)
             residual, shift = groups.v - factor * curves, factor.clamp(min=1e-3).log()
         squares = (number * residual.square()).sum(-1)
-        chosen = torch.where(squares.isfinite(), squares, IMPOSSIBLE).argsort(dim=0, stable=True)[:STARTS]
-        starts = self.bank[chosen]  # (STARTS, B, d)
+        chosen = torch.where(squares.isfinite(), squares, IMPOSSIBLE).argsort(dim=0, stable=True)[: self.search.starts]
+        starts = self.bank[chosen]  # (starts, B, d)
         if self.names[0] == "y_first":
             moved = shift[..., 0].gather(0, chosen).nan_to_num(0.0) / self.scale[0]
             starts = torch.cat([starts[..., :1] + moved[..., None].clamp(-6.0, 6.0), starts[..., 1:]], -1)
@@ -298,7 +309,8 @@ class LawFrame(nn.Module):
         batch = len(v)
         data = _Data(group(xi, v, mask, COARSE), frame, v.new_zeros(batch))
         s = self._starts(data.groups, frame)
-        for count, steps in ((STARTS, FIRST_STEPS), (BEST, COARSE_STEPS)):
+        search = self.search
+        for count, steps in ((search.starts, search.first_steps), (search.best, search.coarse_steps)):
             found = self._descend(s[:count].flatten(0, 1), data.repeat(min(count, len(s))), steps)
             s, value = found.s.view(-1, batch, self.size), found.value.view(-1, batch)
             order = value.argsort(dim=0, stable=True)
@@ -345,8 +357,8 @@ class LawFrame(nn.Module):
         else:
             exists = torch.ones(batch, dtype=torch.bool, device=v.device)
         s = starts.flatten(0, 1)
-        for _ in range(ROUNDS):
-            found = self._descend(s, self._merged(s, xi, v, mask, groups, frame), FINE_STEPS)
+        for _ in range(self.search.rounds):
+            found = self._descend(s, self._merged(s, xi, v, mask, groups, frame), self.search.fine_steps)
             s = found.s
         eye = torch.eye(self.size, dtype=v.dtype, device=v.device)
         root, failed = torch.linalg.cholesky_ex(found.gram + eye)

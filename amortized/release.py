@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hybrid.amortized.cards import Card, training_command, user_folder
-from hybrid.amortized.checkpoint import save_checkpoint
+from hybrid.amortized.checkpoint import Origin, save_checkpoint
 from hybrid.amortized.design import Design
 from hybrid.amortized.engine import choose_device
 from hybrid.amortized.model import AmortizedModel
@@ -87,6 +87,7 @@ def train_prior(
     device: str = "auto",
     devices: int = 1,
     progress: bool = True,
+    origin: str | os.PathLike[str] | None = None,
     **changes: Any,
 ) -> Card | None:
     """Train a network for a prior, and write its weights and model card.
@@ -108,6 +109,9 @@ def train_prior(
         "auto", "cpu", "cuda" or another accelerator of Lightning Fabric, and how many. Under torchrun, as torchrun says.
     progress
         Whether to show a progress bar.
+    origin
+        A checkpoint whose weights the training begins with, in place of random ones: of the same prior to train it longer,
+        or of one that is alike. Its network must be of the same size.
     **changes
         Settings that differ from the preset's, by name; see `hybrid.amortized.settings.Settings`.
 
@@ -124,12 +128,13 @@ def train_prior(
     TrainingError
         If the loss is no longer finite.
     FileFormatError
-        If the folder holds the state of another unfinished run.
+        If the folder holds the state of another unfinished run, or `origin` is no checkpoint.
     """
     prior = get_prior(prior)
     check_names(changes)
     settings = dataclasses.replace(preset(preset_name), **changes)
     design = design or design_for(prior.name)
+    begin = None if origin is None else Origin.read(origin)
     folder = _writable(user_folder() if out is None else Path(out))
     if not re.fullmatch(r"[\w-]+", prior.name):
         raise InvalidArgumentError(f"the prior's name becomes the file's: use letters, digits, - and _, not {prior.name!r}")
@@ -138,7 +143,7 @@ def train_prior(
         device = choose_device(device).type
     if device == "cpu":
         _hold_memory()
-    model, state, leads = train(prior, settings, design, state_path, device, devices, progress)
+    model, state, leads = train(prior, settings, design, state_path, device, devices, progress, origin=begin)
     if not leads:
         return None
     scores = evaluate(model, settings, design, progress)
@@ -152,7 +157,8 @@ def train_prior(
         "seconds": round(state.seconds, 1),
         "hardware": _hardware(device),
         "versions": _versions(),
-        "command": training_of(prior, preset_name, changes, design),
+        "command": training_of(prior, preset_name, changes, design, None if begin is None else begin.card.name),
+        **({} if begin is None else {"origin": begin.summary}),
         "scores": scores,
     }
     card = save_checkpoint(folder / prior.name, model, content)
@@ -170,14 +176,18 @@ def _writable(folder: Path) -> Path:
         raise InvalidArgumentError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
-def training_of(prior: AbstractPrior, preset_name: str, changes: dict[str, Any], design: Design) -> str:
-    """What trains the same again; a design of one's own is in the card."""
+def training_of(
+    prior: AbstractPrior, preset_name: str, changes: dict[str, Any], design: Design, origin: str | None = None
+) -> str:
+    """What trains the same again; a design of one's own is in the card, and so is what the training began with."""
     usual = design == design_for(prior.name)
     only_interpolated = design == dataclasses.replace(design_for(prior.name), interpolated=design.interpolated)
     command = training_command(prior)
     if command.endswith(")"):
         options = ["prior", repr(preset_name), *([] if usual else ["design=design"])]
+        options += [] if origin is None else [f"origin={origin!r}"]
         return f"hybrid.train({', '.join([*options, *(f'{name}={value!r}' for name, value in changes.items())])})"
     settings = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in changes.items())
     positions = f" --interpolated {design.interpolated}" if only_interpolated else " --design design.json"
-    return f"{command} --preset {preset_name}{'' if usual else positions}{settings}"
+    begin = "" if origin is None else f" --from {shlex.quote(str(origin))}"
+    return f"{command} --preset {preset_name}{'' if usual else positions}{begin}{settings}"

@@ -9,6 +9,7 @@ from hybrid.amortized.design import Design
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, UnknownNameError
 
 PRECISIONS = ("32-true", "bf16-mixed")
+SEARCHES = ("quick", "thorough")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Settings:
         Weight of the parameter head's loss.
     precision
         "bf16-mixed" or "32-true".
+    search
+        How thoroughly the prior's law is fitted to a context: "quick", or "thorough" where several modes are likely.
     seed
         Of the initial weights and of all curves.
 
@@ -75,6 +78,7 @@ class Settings:
     context_weight: float = 0.0
     parameter_weight: float = 0.5
     precision: str = "bf16-mixed"
+    search: str = "quick"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -125,6 +129,8 @@ class Settings:
                 raise InvalidArgumentError(f"{name} must be at least 0, got {getattr(self, name)!r}")
         if self.precision not in PRECISIONS:
             raise InvalidArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.search not in SEARCHES:
+            raise InvalidArgumentError(f"search must be one of {', '.join(SEARCHES)}, got {self.search!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, JSON-ready."""
@@ -167,11 +173,15 @@ PRESETS: Mapping[str, Settings] = {
     ),
 }
 
-# The released sampler knows its own range only: up to 2 decades in x, horizons up to ten times the last context x.
+# The published priors know their own range only: up to 2 decades in x, horizons up to ten times the last context x.
+_PUBLISHED = Design(
+    spacing=(("linear", 0.5), ("irregular", 0.5)), decades=(0.3, 2.0), horizon=(1.1, 10.0), repeated=0.0, interpolated=0.2
+)
+# Real curves are often narrower than a decade.
 DESIGNS: Mapping[str, Design] = {
-    "nslpfn": Design(
-        spacing=(("linear", 0.5), ("irregular", 0.5)), decades=(0.3, 2.0), horizon=(1.1, 10.0), repeated=0.0, interpolated=0.2
-    ),
+    "nsl": Design(decades=(0.3, 6.0), horizon=(1.2, 300.0)),
+    "nslpfn": _PUBLISHED,
+    "lcpfn": _PUBLISHED,
 }
 
 

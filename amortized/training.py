@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hybrid.amortized.bar_distribution import BarDistribution
-from hybrid.amortized.checkpoint import TrainingState, load_state, save_state
+from hybrid.amortized.checkpoint import Origin, TrainingState, load_state, save_state
 from hybrid.amortized.coordinates import Tokens, ask, describe, to_value
 from hybrid.amortized.design import Design, DesignBatch
 from hybrid.amortized.model import AmortizedModel, build_model
@@ -173,6 +173,7 @@ def train(
     devices: int = 1,
     progress: bool = True,
     on_step: Callable[[int, float], None] | None = None,
+    origin: Origin | None = None,
 ) -> Trained:
     """Train a network, going on from `state_path` where it holds an unfinished run of the same prior, settings and design.
 
@@ -190,6 +191,8 @@ def train(
         Whether to show a progress bar.
     on_step
         Called after each step with its number and the loss of its targets.
+    origin
+        Weights to begin with, in place of random ones.
 
     Returns
     -------
@@ -208,7 +211,9 @@ def train(
     if settings.shards % fabric.world_size:
         raise InvalidArgumentError(f"{settings.shards} shards cannot be shared out evenly among {fabric.world_size} processes")
     model = build_model(prior, settings)
-    state = TrainingState.start(prior, settings, design)
+    state = TrainingState.start(prior, settings, design, origin.digest if origin else "")
+    if origin is not None:
+        origin.give(model)
     objective, *optimizers = fabric.setup(_Objective(model, settings), *make_optimizers(model, settings))
     if state_path.exists():
         state = load_state(state_path, state, model, optimizers)

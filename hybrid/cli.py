@@ -326,6 +326,7 @@ def _setting(text: str) -> tuple[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default where the engine looks first.")
 @click.option("--design", "design_file", type=click.Path(path_type=Path), help="JSON file with the x positions to train on.")
 @click.option("--interpolated", type=float, help="Share of targets inside the context's range, for active learning.")
+@click.option("--from", "origin", type=click.Path(path_type=Path), help="Checkpoint whose weights to begin with.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many; torchrun overrides it.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a setting of the preset; repeatable.")
@@ -335,6 +336,7 @@ def train_command(
     out: Path | None,
     design_file: Path | None,
     interpolated: float | None,
+    origin: Path | None,
     device: str,
     devices: int,
     settings: Sequence[str],
@@ -355,7 +357,7 @@ def train_command(
     design = design_for(chosen.name) if design_file is None else Design.from_dict(_read_json(design_file))
     if interpolated is not None:
         design = dataclasses.replace(design, interpolated=interpolated)
-    card = train_prior(chosen, preset, out, design, device, devices, **changes)
+    card = train_prior(chosen, preset, out, design, device, devices, origin=origin, **changes)
     if card is not None:
         click.echo(f"wrote {card.weights} and {card.path.name}")
 

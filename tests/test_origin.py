@@ -1,0 +1,113 @@
+"""Training that begins with the weights of another checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import DESIGN, SETTINGS
+from click.testing import CliRunner
+
+from hybrid.amortized import release
+from hybrid.amortized.cards import Card
+from hybrid.amortized.checkpoint import Origin, TrainingState, load_checkpoint
+from hybrid.amortized.release import train_prior
+from hybrid.cli import main
+from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.models.prior import Prior
+from hybrid.models.registry import get_prior
+
+SMALL: dict[str, Any] = {
+    name: value for name, value in SETTINGS.to_dict().items() if name not in ("steps", "seed", "learning_rate", "batch")
+}
+
+
+def trained(folder: Path, prior: str | Prior, steps: int, **changes: Any) -> Card:
+    options = {**SMALL, "batch": 32, **changes}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release, "EVALUATED", 256)
+        card = train_prior(prior, "small", folder, DESIGN, "cpu", progress=False, steps=steps, **options)
+    assert card is not None
+    return card
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Card:
+    return trained(tmp_path_factory.mktemp("first"), "m2", 3)
+
+
+def weights_of(card: Card, prior: str) -> dict[str, torch.Tensor]:
+    return load_checkpoint(get_prior(prior), card.path)[0].state_dict()
+
+
+def test_begins_with_the_weights_of_the_same_prior(first: Card, tmp_path: Path) -> None:
+    """Steps so small that they change nothing leave the weights of the origin, which random ones are not."""
+    still = trained(tmp_path / "still", "m2", 1, origin=first.path, learning_rate=1e-12)
+    for name, value in weights_of(first, "m2").items():
+        if not name.startswith("typical."):
+            torch.testing.assert_close(weights_of(still, "m2")[name], value, atol=1e-6, rtol=0.0, msg=name)
+    random = trained(tmp_path / "random", "m2", 1, learning_rate=1e-12)
+    name = "network.of_query.weight"
+    assert not torch.allclose(weights_of(random, "m2")[name], weights_of(first, "m2")[name])
+
+
+def test_another_prior_keeps_what_belongs_to_it(first: Card, tmp_path: Path) -> None:
+    """The network is taken over; the bank of starts, the prior's location and its parameter head are its own."""
+    shipped = get_prior("m2")
+    assert isinstance(shipped, Prior)
+    quiet = shipped.replace(sigma={"loc": -6.0})
+    found = trained(tmp_path, quiet, 1, origin=first.path)
+    parts, before = load_checkpoint(quiet, found.path)[0].state_dict(), weights_of(first, "m2")
+    assert torch.allclose(parts["network.of_query.weight"], before["network.of_query.weight"], atol=0.02)
+    assert float(parts["law.noise"][0]) == pytest.approx(-6.0, abs=0.1)
+    assert float(before["law.noise"][0]) == pytest.approx(-4.5, abs=0.1)
+
+
+def test_a_law_with_more_parameters_takes_the_transformer_over(first: Card, tmp_path: Path) -> None:
+    card = trained(tmp_path, "bnsl", 1, origin=first.path, learning_rate=1e-12)
+    found, before = weights_of(card, "bnsl"), weights_of(first, "m2")
+    assert found["network.of_curve.weight"].shape != before["network.of_curve.weight"].shape
+    name = "network.blocks.0.query.weight"
+    torch.testing.assert_close(found[name], before[name], atol=1e-3, rtol=0.0)
+
+
+def test_the_card_says_where_it_began(first: Card, tmp_path: Path) -> None:
+    second = trained(tmp_path / "second", "m2", 2, origin=first.path)
+    third = trained(tmp_path / "third", "m2", 1, origin=second.path)
+    origin = third.content["origin"]
+    assert origin["prior"] == "m2"
+    assert origin["fingerprint"] == get_prior("m2").fingerprint
+    assert origin["weights"] == second.content["weights_sha256"]
+    assert origin["curves"] == (3 + 2) * 32
+    assert "--from m2" in third.content["command"]
+    assert "160 curves" in third.path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_an_unfinished_run_knows_its_origin() -> None:
+    """The state of a run that began elsewhere is not mistaken for one that began here."""
+    states = [TrainingState.start(get_prior("m2"), SETTINGS, DESIGN, origin) for origin in ("", "a", "b")]
+    assert len({state.key for state in states}) == 3
+
+
+def test_refuses_a_network_of_another_size(first: Card, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="another size"):
+        trained(tmp_path, "m2", 1, origin=first.path, width=64)
+
+
+def test_refuses_what_is_no_checkpoint(first: Card, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="no model card"):
+        Origin.read(tmp_path / "nothing")
+    card = tmp_path / "m2.json"
+    card.write_text(json.dumps(dict(first.content)), encoding="utf-8")
+    card.with_suffix(".safetensors").write_bytes(first.weights.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(FileFormatError, match="not the file"):
+        Origin.read(card)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        main, ["train", "--prior", "m2", "--from", str(tmp_path / "none"), "--out", str(tmp_path), "--set", "steps=1"]
+    )
+    assert result.exit_code == 2
+    assert "no model card" in result.output
