@@ -61,14 +61,18 @@ class Method:
         return " ".join(parts)
 
     def fit(self, cases: Sequence[Case], seed: int) -> list[Fit]:
-        """Fit the contexts of the cases; horizon and y scale are theirs.
+        """Fit the contexts of the cases; the horizon is theirs.
+
+        The y scale is the largest context y, as users have it; but for priors in unit coordinates, the published ones, it is
+        the unit of the scores, as in the NSL-PFN paper.
 
         Contexts have their repeated rows merged, so that the noise is not underestimated; but not for least squares, whose
         estimates repeat those of `benchmarks/least_squares.py` with rows as they stand.
         """
         raw = self.engine == "least_squares"
         curves = [case.raw_context if raw else case.context for case in cases]
-        horizons, units = [case.horizon for case in cases], [case.unit for case in cases]
+        as_published = self.priors[0].coordinates == "unit"
+        horizons, units = [case.horizon for case in cases], [case.unit if as_published else None for case in cases]
         if len(self.priors) == 1:
             return fit_many(curves, self.priors[0], self.engine, horizons, units, seed, progress=False)
         chosen = _choose_breaks(curves, self.priors, units, seed)
@@ -82,7 +86,9 @@ class Method:
         return [fit for fit in fits if fit is not None]
 
 
-def _choose_breaks(curves: Sequence[Curve], priors: Sequence[AbstractPrior], units: Sequence[float], seed: int) -> list[int]:
+def _choose_breaks(
+    curves: Sequence[Curve], priors: Sequence[AbstractPrior], units: Sequence[float | None], seed: int
+) -> list[int]:
     """The index of the prior that forecasts the last fifth of each context best, by RMSLE; the first where that is too short.
 
     Each prior is fitted to the other four fifths by least squares. At least one point is held out, and at least 3 distinct x

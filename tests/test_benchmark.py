@@ -60,7 +60,7 @@ def test_scores_of_a_curve_by_hand(data: Path) -> None:
     for row in found.curves.to_dict("records"):
         curve = curves[f"{row['domain']}/{row['curve']}"]
         unit = 1.0 if row["domain"] == "IC" else curve.y.max()
-        fit = hybrid.fit(curve, "m1", "least_squares", curve.x_target.max(), unit, progress=False)
+        fit = hybrid.fit(curve, "m1", "least_squares", curve.x_target.max(), progress=False)
         x, y = curve.x_target, curve.y_target
         low, lower, median, upper, high = fit.predict(x)["quantiles"].to_numpy()
         assert row["points"] == y.size == 3
