@@ -69,6 +69,30 @@ def test_tarp_finds_a_wrong_joint_posterior(error: str) -> None:
     assert sum(bool(d) for d in failures(error, tarp=True, width=4)) >= 34
 
 
+def pit_diagnosis(error: str, seed: int) -> str:
+    """Of the PIT of a new noisy measurement per simulation, by the cdf of the forecast: no draws are needed."""
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal(SIMULATIONS)
+    y = truth + NOISE * rng.standard_normal(SIMULATIONS)
+    new = truth + NOISE * rng.standard_normal(SIMULATIONS)
+    mean, sd = y / (1 + NOISE**2), np.sqrt(NOISE**2 / (1 + NOISE**2) + NOISE**2)
+    if error == "prior":
+        mean, sd = 0.0 * y, np.sqrt(1 + NOISE**2)
+    sd *= {"narrow": 0.8, "wide": 1.25}.get(error, 1.0)
+    mean = mean + (0.3 * sd if error == "shift" else 0.0)
+    return check_uniform(stats.norm.cdf((new - mean) / sd), {"y": y}).diagnosis
+
+
+def test_the_pit_of_right_forecasts_passes() -> None:
+    assert sum(bool(pit_diagnosis("", seed)) for seed in range(200)) <= 10  # two tests at 1 % each: 4 are expected
+
+
+@pytest.mark.parametrize("error", WRONG)
+def test_the_pit_of_wrong_forecasts_is_found_and_named(error: str) -> None:
+    found = [pit_diagnosis(error, seed) for seed in range(40)]
+    assert sum(WRONG[error] in d for d in found) >= 34
+
+
 def test_tarp_without_references_from_the_data_passes_the_prior() -> None:
     """Why the references depend on the data, and why ranks are compared with what was known."""
     draws, truth, y = conjugate("prior", 0, width=2)
