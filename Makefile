@@ -48,7 +48,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/prior_check.py --plot out/prior_check.png
 	$(BIN)/python benchmarks/pfn.py
 	for prior in m4 bnsl; do $(BIN)/python benchmarks/agreement.py --prior $$prior || exit 1; done
-	for prior in m4 bnsl nsl nslpfn; do $(BIN)/python benchmarks/calibration.py --prior $$prior || exit 1; done
+	for prior in m4 bnsl nsl nslpfn lcpfn; do $(BIN)/python benchmarks/calibration.py --prior $$prior || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -36,6 +36,7 @@ class Described(NamedTuple):
     mask: Tensor  #: (B, T) True on the tokens that hold points
     curve: Tensor  #: (B, curve_features) float32: what all points share
     by_mode: Tensor  #: (B, M, mode_features) float32: the part of `curve` that is about each mode
+    wander: Tensor  #: (B, 1) float32: how alike neighbouring residuals from the law are; see `_wander`
     smooth: Smooth  #: the smoother
     modes: Modes  #: the law
     frame: Frame  #: fields (B, 1)
@@ -44,7 +45,7 @@ class Described(NamedTuple):
         """One of the contexts."""
         part = slice(i, i + 1)
         smooth, modes, frame = (type(f)(*(v[part] for v in f)) for f in (self.smooth, self.modes, self.frame))
-        own = (self.context[part], self.mask[part], self.curve[part], self.by_mode[part])
+        own = (self.context[part], self.mask[part], self.curve[part], self.by_mode[part], self.wander[part])
         return Described(*own, smooth, modes, frame)  # type: ignore[arg-type]
 
 
@@ -103,6 +104,7 @@ def describe(x: Tensor, y: Tensor, mask: Tensor, frame: Frame, law: LawFrame, st
     residual = (value - fit) / noise
     groups = group(xi, v, mask, MOST_TOKENS)
     modes = law(xi, v, mask, groups, frame, starts)
+    curves = law.along(modes, groups.x, frame)
 
     known = mask.to(v.dtype)
     parts = torch.stack([xi, xi.exp(), value - last, residual, residual.square(), fit - last], -1) * known[..., None]
@@ -124,7 +126,7 @@ def describe(x: Tensor, y: Tensor, mask: Tensor, frame: Frame, law: LawFrame, st
         number.clamp(min=1.0).log(),
         torch.asinh(2.0 * fit_mean),
         *_waves(u_mean),
-        *_law_residuals(law, modes, groups, frame, number, root),
+        *_law_residuals(curves, modes, groups, root),
     ]
     level = fitted.centre + fitted.spread * last
     fall = fitted.spread * (smoothed(fitted, -width.clamp(min=DECADE)) - last)
@@ -148,18 +150,28 @@ def describe(x: Tensor, y: Tensor, mask: Tensor, frame: Frame, law: LawFrame, st
         modes.weight[:, 1:].clamp(min=1e-6).log() / 4.0,
         by_mode.flatten(1),
     ]
-    number_known = number > 0
-    return Described(
-        torch.stack(context, -1).float(), number_known, torch.cat(curve, -1).float(), by_mode.float(), fitted, modes, frame
-    )
+    known_token = number > 0
+    found = torch.stack(context, -1).float(), known_token, torch.cat(curve, -1).float(), by_mode.float()
+    return Described(*found, _wander(groups.v - curves[0], number).float(), fitted, modes, frame)
 
 
-def _law_residuals(law: LawFrame, modes: Modes, groups: Groups, frame: Frame, number: Tensor, root: Tensor) -> list[Tensor]:
+def _wander(residual: Tensor, number: Tensor) -> Tensor:
+    """Lag-1 autocorrelation of the tokens' residuals times the root of their number, at least 0; shape (B, 1).
+
+    Of independent noise around the right law it is half a standard normal; of a curve that the law cannot follow it is large.
+    """
+    residual = torch.where(number > 0, residual * number.sqrt(), 0.0).nan_to_num(0.0, EXTREME, -EXTREME)
+    size = residual.abs().amax(1, keepdim=True).clamp(min=1e-300)
+    residual = residual / size
+    alike = (residual[:, 1:] * residual[:, :-1]).sum(1) / residual.square().sum(1).clamp(min=1e-300)
+    return (alike * (number > 0).sum(1).sqrt()).clamp(min=0.0)[:, None]
+
+
+def _law_residuals(curves: Tensor, modes: Modes, groups: Groups, root: Tensor) -> list[Tensor]:
     """For each mode the tokens' residuals in units of sigma, as they are and in units of their own standard error."""
-    curves = law.along(modes, groups.x, frame)
     found = []
     for k in range(MODES):
-        scaled = torch.where(number > 0, groups.v - curves[k], 0.0) * (-modes.log_sigma[:, k : k + 1]).exp()
+        scaled = torch.where(groups.number > 0, groups.v - curves[k], 0.0) * (-modes.log_sigma[:, k : k + 1]).exp()
         found += [_spread_out(scaled), _spread_out(scaled * root)]
     return found
 

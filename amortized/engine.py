@@ -15,6 +15,7 @@ from hybrid.amortized.importance import resampled, truncated_weights
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
+from hybrid.amortized.typical import NAMED, WANDER
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
@@ -133,14 +134,21 @@ def _posterior(
 
 
 def _verdict(problem: Problem, design: Design, said: Sequence[str]) -> tuple[str, ...]:
-    """The reasons of a fit: none, or one that lists all that lies outside the training design."""
-    outside = _remarks(problem, design, said)
-    if not outside:
-        return ()
-    return (
-        f"Outside what the network was trained on: {'; '.join(outside)}. Check with engine='nuts' where the prior allows it, "
-        "or train on a design that covers it with `hybrid train`.",
-    )
+    """The reasons of a fit: one lists all that lies outside the training design, one says that the prior is not right."""
+    outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]])
+    reasons = []
+    if outside:
+        reasons.append(
+            f"Outside what the network was trained on: {'; '.join(outside)}. Check with engine='nuts' where the prior allows "
+            "it, or train on a design that covers it with `hybrid train`."
+        )
+    if NAMED[WANDER] in said:
+        reasons.append(
+            "The residuals follow one another instead of scattering, more than on the prior's own curves: it does not hold "
+            "this curve, and its intervals may be too narrow. Compare another prior, such as 'nsl', or train for a law of your "
+            "own with `hybrid train`."
+        )
+    return tuple(reasons)
 
 
 def run_pfn(
@@ -200,8 +208,8 @@ def run_pfn(
     for start in range(0, len(problems), AT_ONCE):
         part = problems[start : start + AT_ONCE]
         contexts = stack(part, model, chosen)
-        summary, described = contexts.summary()
-        said = model.typical.remarks(summary, described.curve)
+        summary, _ = contexts.summary()
+        said = model.typical.remarks(summary, contexts.features)
         for i, problem in enumerate(part):
             own = contexts.row(i)
             posterior, stats = _posterior(model, summary[i], own.described, problem, draws, seed + start + i)

@@ -41,7 +41,7 @@ class AmortizedModel(nn.Module):
         shared, trust = curve_features(self.law.size), OWN_LAW if fitted is prior else OTHER_LAW
         self.network = Network(*sizes, settings.bins, settings.summaries, shared, trust)
         self.head = parameter_head(self.law, prior, settings)
-        self.typical = Typical(settings.summaries * settings.width, shared)
+        self.typical = Typical(settings.summaries * settings.width, shared + 1)
 
 
 def build_model(prior: AbstractPrior, settings: Settings) -> AmortizedModel:

@@ -82,6 +82,11 @@ class Contexts:
         tokens = ask(self.described, self.x[:, :0], self.model.law)
         return self.model.network(tokens)[1].flatten(1), self.described
 
+    @property
+    def features(self) -> Tensor:
+        """What `Typical` looks at besides the summary, shape (B, curve_features + 1)."""
+        return torch.cat([self.described.curve, self.described.wander], -1)
+
 
 def _trimmed_exponential(t: Tensor, sign: float) -> Tensor:
     """E[exp(sign U)] for U exponential with scale t, the last of its mass left out."""

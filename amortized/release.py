@@ -47,9 +47,9 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
     for k in tqdm(range(EVALUATED // TOGETHER), desc="evaluating", disable=not progress):
         generator = generator_of(torch.device("cpu"), settings.seed, -1 % 2**32, k)
         curves = draw_curves(model.prior, design.sample(TOGETHER, generator), generator, torch.float64)
-        summary, described = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame).summary()
-        summaries.append(summary)
-        features.append(described.curve)
+        contexts = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame)
+        summaries.append(contexts.summary()[0])
+        features.append(contexts.features)
         losses.append(float(curve_loss(model, curves, plain, generator)[1]))
     model.typical.measure(torch.cat(summaries), torch.cat(features))
     return {"held_out_loss": {"value": sum(losses) / len(losses), "curves": EVALUATED}}

@@ -8,7 +8,9 @@ SHARE = 0.995  # of the training curves that count as typical by each of the cri
 
 
 # Features of a curve by their index, as `tokenize` orders them, and what a user can do about them.
+WANDER = -1  # after the features that the network sees
 NAMED = {
+    WANDER: "residuals that follow one another",
     1: "the width of the context in log x",
     3: "the noise, relative to the range of the context",
     5: "the level of y, in units of the y scale",
@@ -26,7 +28,7 @@ class Typical(nn.Module):
     features
         Size of the summary.
     shared
-        Size of what all points of a curve share.
+        Size of what all points of a curve share, and of the residuals' wander, which comes last.
     """
 
     centre: Tensor

@@ -6,6 +6,8 @@ overfitting and in slices at constant compute) and Up (inverse scaling). The fir
 2210.14891), power laws over a floor whose slopes change smoothly at breaks. With a slope of 0 beyond the break and f = 1 that
 is M3 exactly, and a first segment that is nearly flat is a plateau at chance, or M4's saturation.
 
+A sharp break inside a wide one can overshoot, so that a curve of several segments that all fall rises a little between.
+
 Real curves keep to no formula. So two things are added:
 
 - drift, a smooth deviation of log y from the families at all scales, from a bend of the whole curve to correlation between

@@ -224,4 +224,4 @@ def test_bad_samples_are_refused(n: int, x: list[Any], backend: str) -> None:
     with pytest.raises(InvalidArgumentError):
         get_prior("m4").sample(1, np.array([-1.0, 1.0]))
     with pytest.raises(InvalidArgumentError):
-        get_prior("nsl").sample(1, np.array([0.5, 2.0]))
+        get_prior("nsl_paper").sample(1, np.array([0.5, 2.0]))

@@ -243,7 +243,7 @@ def test_a_model_has_what_its_prior_needs(prior: AbstractPrior) -> None:
     assert (model.law.prior is prior) == own
     assert model.law.logarithmic == model.logarithmic
     assert float(model.network.head.bias[0].detach()) == (OWN_LAW if own else OTHER_LAW)
-    assert model.typical.low.shape == (curve_features(model.law.size),)
+    assert model.typical.low.shape == (curve_features(model.law.size) + 1,)
     x, y, mask, query = make_curves((5, 30))
     described = as_described(x, y, mask, model.law)
     _, summary = model.network(ask(described, query, model.law))
@@ -287,6 +287,9 @@ def typical_contexts(count: int, features: int, seed: int) -> tuple[Tensor, Tens
     return summary, torch.randn(count, SHARED, generator=generator)
 
 
+BY_PLACE = {index % SHARED: name for index, name in NAMED.items()}
+
+
 def measured(features: int) -> Typical:
     typical = Typical(features, SHARED)
     typical.measure(*typical_contexts(20_000, features, 1))
@@ -312,7 +315,7 @@ def test_what_is_far_off_is_remarked_on_by_name() -> None:
         for value in (-9.0, 9.0):
             moved = curve.clone()
             moved[1, index] = value
-            assert typical.remarks(summary, moved) == [[], [NAMED[index]] if index in NAMED else [], []]
+            assert typical.remarks(summary, moved) == [[], [BY_PLACE[index]] if index in BY_PLACE else [], []]
     moved = curve.clone()
     moved[2] = 9.0
     summary[2] += 100.0

@@ -156,7 +156,7 @@ def test_options_reach_the_training(monkeypatch: pytest.MonkeyPatch, prior: str,
     found_prior, preset_name, folder, found, device, devices, changes = taken[0]
     assert (found_prior, preset_name, folder) == (hybrid.get_prior(prior), "paper", Path("here"))
     assert (found.to_dict(), device, devices) == (expected, "cuda", 4)
-    assert changes == {"steps": 9, "learning_rate": 1e-3, "precision": "32-true"}
+    assert changes == {"origin": None, "steps": 9, "learning_rate": 1e-3, "precision": "32-true"}
     assert isinstance(changes["steps"], int)
 
 
