@@ -109,7 +109,9 @@ def test_weights_and_card_are_written_and_used(tmp_path: Path, out: Path, monkey
 def test_contexts_are_measured_after_training(tmp_path: Path, out: Path) -> None:
     """A curve of the training design is not called untypical, and one far from it is."""
     check_written(call(tmp_path, "--prior", "m1", "--out", out), out)
-    usual = hybrid.fit(CURVE, "m1", engine="pfn", checkpoint=out / "m1.json", y_scale=1.0)
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(CURVE.x.size))
+    power_law = hybrid.Curve(CURVE.x, 0.9 * CURVE.x**-0.2 * noise)
+    usual = hybrid.fit(power_law, "m1", engine="pfn", checkpoint=out / "m1.json", y_scale=1.0)
     assert usual.status == "ok", usual.reasons
     odd = hybrid.fit(CURVE, "m1", engine="pfn", checkpoint=out / "m1.json", y_scale=1e-6)
     assert "the level of y" in odd.reasons[0]
