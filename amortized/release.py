@@ -189,5 +189,5 @@ def training_of(
         return f"hybrid.train({', '.join([*options, *(f'{name}={value!r}' for name, value in changes.items())])})"
     settings = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in changes.items())
     positions = f" --interpolated {design.interpolated}" if only_interpolated else " --design design.json"
-    begin = "" if origin is None else f" --from {shlex.quote(str(origin))}"
+    begin = "" if origin is None else f" --from {shlex.quote(origin)}"
     return f"{command} --preset {preset_name}{'' if usual else positions}{begin}{settings}"

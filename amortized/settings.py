@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hybrid.amortized.design import Design
+from hybrid.amortized.law_frame import SEARCHES
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, UnknownNameError
 
 PRECISIONS = ("32-true", "bf16-mixed")
-SEARCHES = ("quick", "thorough")
 
 
 @dataclasses.dataclass(frozen=True)
