@@ -92,6 +92,13 @@ def read_card(path: Path) -> Card:
     return Card(path, content)
 
 
+def _best(share: float) -> str:
+    return (
+        f"- {share:.0%} of the contexts are the best result so far at each x, thinned, as many published curves are; targets "
+        "are always measurements as they are."
+    )
+
+
 def render(card: Card) -> str:
     """The card as a page of Markdown."""
     c = card.content
@@ -113,6 +120,7 @@ def render(card: Card) -> str:
         f"- Contexts of {design['context'][0]} to {design['context'][1]} points over {design['decades'][0]:g} to "
         f"{design['decades'][1]:g} decades of x ({spacing}); horizons {design['horizon'][0]:g} to {design['horizon'][1]:g} "
         "times the last context x. Outside of this the fit says so.",
+        *([_best(design["best_so_far"])] if design.get("best_so_far") else []),
         f"- `{c['command']}`, with " + ", ".join(f"{name} {version}" for name, version in c["versions"].items()) + ".",
         *([_began(c["origin"])] if "origin" in c else []),
         *([f"- {c['note']}"] if c.get("note") else []),

@@ -15,6 +15,7 @@ MOST_TOKENS = 32
 CONTEXT_FEATURES = 9 + 2 * len(WAVES) + 2 * MODES
 QUERY_FEATURES = 8 + 2 * len(WAVES) + 6
 SHARED_FEATURES = 14
+ORDER_FEATURES = 4
 DECADE = math.log(10.0)
 EXTREME = 1e8  # of a number that the law gives for a forecast, in units of the smoother's
 
@@ -36,6 +37,7 @@ class Described(NamedTuple):
     mask: Tensor  #: (B, T) True on the tokens that hold points
     curve: Tensor  #: (B, curve_features) float32: what all points share
     by_mode: Tensor  #: (B, M, mode_features) float32: the part of `curve` that is about each mode
+    order: Tensor  #: (B, ORDER_FEATURES) float32: how often one value rises above the one before, or falls below it
     wander: Tensor  #: (B, 1) float32: how alike neighbouring residuals from the law are; see `_wander`
     smooth: Smooth  #: the smoother
     modes: Modes  #: the law
@@ -45,8 +47,8 @@ class Described(NamedTuple):
         """One of the contexts."""
         part = slice(i, i + 1)
         smooth, modes, frame = (type(f)(*(v[part] for v in f)) for f in (self.smooth, self.modes, self.frame))
-        own = (self.context[part], self.mask[part], self.curve[part], self.by_mode[part], self.wander[part])
-        return Described(*own, smooth, modes, frame)  # type: ignore[arg-type]
+        own = (getattr(self, name)[part] for name in ("context", "mask", "curve", "by_mode", "order", "wander"))
+        return Described(*own, smooth, modes, frame)  # type: ignore[call-arg]
 
 
 class Tokens(NamedTuple):
@@ -56,6 +58,7 @@ class Tokens(NamedTuple):
     mask: Tensor  #: (B, T)
     query: Tensor  #: (B, M, QUERY_FEATURES)
     curve: Tensor  #: (B, curve_features)
+    order: Tensor  #: (B, ORDER_FEATURES)
     loc: Tensor  #: (B, M, 2) float64: means of the law's and of the smoother's forecasts, in v
     scale: Tensor  #: (B, M, 2) float64: their sds, in v
 
@@ -152,7 +155,19 @@ def describe(x: Tensor, y: Tensor, mask: Tensor, frame: Frame, law: LawFrame, st
     ]
     known_token = number > 0
     found = torch.stack(context, -1).float(), known_token, torch.cat(curve, -1).float(), by_mode.float()
-    return Described(*found, _wander(groups.v - curves[0], number).float(), fitted, modes, frame)
+    aside = _order(v, mask).float(), _wander(groups.v - curves[0], number).float()
+    return Described(*found, *aside, fitted, modes, frame)
+
+
+def _order(v: Tensor, mask: Tensor) -> Tensor:
+    """Shares of steps from value to value that rise and that fall, and whether there is none; shape (B, ORDER_FEATURES).
+
+    A context without a single step back, while its values scatter, holds the best results so far.
+    """
+    step = torch.where(mask[:, 1:], v.diff(dim=1), 0.0)
+    count = mask[:, 1:].sum(1, keepdim=True).clamp(min=1)
+    shares = torch.cat([(step > 0).sum(1, keepdim=True) / count, (step < 0).sum(1, keepdim=True) / count], 1)
+    return torch.cat([shares, (shares == 0).to(shares.dtype)], 1)
 
 
 def _wander(residual: Tensor, number: Tensor) -> Tensor:
@@ -223,6 +238,7 @@ def ask(described: Described, x: Tensor, law: LawFrame) -> Tokens:
         described.mask,
         torch.stack(query, -1).float(),
         described.curve,
+        described.order,
         torch.stack([loc, smooth_loc], -1),
         torch.stack([scale, smooth_scale], -1),
     )

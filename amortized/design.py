@@ -15,6 +15,17 @@ from hybrid.models.errors import FileFormatError, InvalidArgumentError
 
 FORMAT = 1
 SPACINGS = ("linear", "log", "geometric", "irregular")
+MEASURED = 20  # measurements, at least, behind a context that shows the best so far
+NEW_BESTS = 0.25  # of the contexts that are the best so far, the share in which only new bests are reported
+
+
+class Reported(NamedTuple):
+    """How the measurements of a batch of curves become its contexts."""
+
+    best: Tensor  #: (B,) True where values are the best so far
+    new_best: Tensor  #: (B,) True where of these only new bests are reported, besides the points that always are
+    kept: Tensor  #: (B, N) True on the measurements that are reported
+    always: Tensor  #: (B, N) True on the first, the middle and the last one
 
 
 class DesignBatch(NamedTuple):
@@ -24,6 +35,15 @@ class DesignBatch(NamedTuple):
     mask: Tensor  #: (B, N) True on the first n_b points of curve b
     x_target: Tensor  #: (B, M) in increasing order
     horizon: Tensor  #: (B,) the largest x that the forecast is about, > 1
+    reported: Reported | None = None  #: None where every context is its measurements as they are
+
+    def rows(self, rows: Tensor, size: int) -> "DesignBatch":
+        """Some of the curves, with contexts of at most `size` points."""
+        parts = (self.x_context[rows, :size], self.mask[rows, :size], self.x_target[rows], self.horizon[rows])
+        if self.reported is None:
+            return DesignBatch(*parts)
+        best, new_best, kept, always = self.reported
+        return DesignBatch(*parts, Reported(best[rows], new_best[rows], kept[rows, :size], always[rows, :size]))
 
 
 def _log_position(log_width: Tensor, power: Tensor, share: Tensor) -> Tensor:
@@ -57,6 +77,12 @@ class Design:
     interpolated
         Probability of a target to lie inside the context's range; the others lie between the last context x and the horizon.
         Both are uniform in x^power, with power ~ U(0, 1) per curve.
+    best_so_far
+        Probability that a context is the best result so far at each x, as many published curves are: the lowest of all
+        measurements up to there, or the highest if the last one is above the first. Such a context is thinner than the
+        measurements behind it, of which there are 20 or more, by a share that is log-uniform, to places even in their number
+        or in log x; and of one in four only the new bests are left. Targets are measurements as they are: they scatter more
+        than such a context does, to its worse side.
 
     Raises
     ------
@@ -72,6 +98,7 @@ class Design:
     horizon: tuple[float, float] = (1.2, 300.0)
     repeated: float = 0.1
     interpolated: float = 0.2
+    best_so_far: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("context", 3.0), ("factor", 1.0), ("decades", 0.0), ("horizon", 1.0)):
@@ -80,7 +107,7 @@ class Design:
             if not (low <= high < math.inf and (low > least or (lowest_is_allowed and low == least))):
                 bound = "at least" if lowest_is_allowed else "above"
                 raise InvalidArgumentError(f"{name} must be a range (low, high) with low {bound} {least:g}, got {low}, {high}")
-        for name in ("repeated", "interpolated"):
+        for name in ("repeated", "interpolated", "best_so_far"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InvalidArgumentError(f"{name} must be a probability, got {getattr(self, name)}")
         if self.targets < 1:
@@ -157,6 +184,11 @@ class Design:
 
         least, most = self.context
         size = log_uniform(least, most + 1).exp().long().clamp(least, most)
+        best = torch.zeros_like(size, dtype=torch.bool)
+        if self.best_so_far:
+            best = uniform(batch, 1) < self.best_so_far
+            many = log_uniform(min(MEASURED, most), most + 1).exp().long().clamp(least, most)
+            size = torch.where(best, many, size)
         index = torch.arange(int(size.max()), device=device)
         mask = index < size
 
@@ -182,7 +214,16 @@ class Design:
         beyond = log_horizon + _log_position(log_horizon, power, uniform(*shape))
         log_target = torch.where(uniform(*shape) < self.interpolated, inside, beyond)
         x_target = log_target.sort(1).values.exp()
-        return DesignBatch(x_context.to(dtype), mask, x_target.to(dtype), log_horizon.exp()[:, 0].to(dtype))
+        drawn = DesignBatch(x_context.to(dtype), mask, x_target.to(dtype), log_horizon.exp()[:, 0].to(dtype))
+        if not self.best_so_far:
+            return drawn
+        new_best, by_number, thin = uniform(3, batch, 1)
+        where = torch.where(by_number < 0.5, index / (size - 1), 1.0 + x_context.log() / log_width)
+        place = (where * 3.0 * ((size / 3.0).log() * thin).exp()).floor()
+        always = ((index == 0) | (index == size // 2) | (index == size - 1)) & mask
+        starts = torch.nn.functional.pad(place.diff(dim=1) > 0, (1, 0))
+        kept = torch.where(best, (starts | always) & mask, mask)
+        return drawn._replace(reported=Reported(best[:, 0], (best & (new_best < NEW_BESTS))[:, 0], kept, always))
 
     def _repeat(self, share: Tensor, index: Tensor, size: Tensor, chosen: Tensor, rate: Tensor, coin: Tensor) -> Tensor:
         """Let points take the place of the one before, in the curves chosen; the two ends stay at 0 and 1."""

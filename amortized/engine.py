@@ -11,7 +11,7 @@ from hybrid.amortized.cards import cards
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.coordinates import Described
 from hybrid.amortized.design import Design
-from hybrid.amortized.importance import resampled, truncated_weights
+from hybrid.amortized.importance import resampled, surplus, truncated_weights
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
@@ -23,7 +23,9 @@ from hybrid.models.prior import AbstractPrior
 
 DRAWS = 2000
 STATS = ("lp", "log_q", "log_ratio")
-PROPOSALS = 3  # draws of the flow for each that is kept
+PROPOSALS = (3, 6, 12, 24)  # draws of the flow for each that is kept: more while the surplus of their weights is too large
+ENOUGH = 0.02  # surplus (see importance.py) below which no more are drawn
+UNEVEN = 0.1  # surplus above which the flow's own draws are kept: they are calibrated, what is forced from them is too narrow
 AT_ONCE = 256  # curves that are looked at in one pass
 
 
@@ -100,16 +102,25 @@ def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]
 def _draw_posterior(
     head: FlowHead, summary: Tensor, described: Described, problem: Problem, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Draws of q, resampled by their importance weights; and the weights of as many that were not."""
+    """Draws of q, resampled by their importance weights if those allow; and the weights of as many that were not."""
+    x, y = torch.as_tensor(problem.x), torch.as_tensor(problem.y)
+    rounds: list[dict[str, np.ndarray]] = []
+    proposed = 0
     with torch.random.fork_rng(devices=[summary.device] if summary.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        theta, log_q = head.sample(summary[None], described, PROPOSALS * draws)
-    found = {name: value[:, 0].cpu() for name, value in {**theta, "log_q": log_q}.items()}
-    parameters = {name: found[name] for name in head.names}
-    found["lp"] = head.log_joint(parameters, torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
-    arrays = {name: value.numpy() for name, value in found.items()}
-    ratio = arrays["lp"] - arrays["log_q"]
-    kept = resampled(truncated_weights(ratio), draws, np.random.default_rng(seed))
+        for proposals in PROPOSALS:
+            theta, log_q = head.sample(summary[None], described, (proposals - proposed) * draws)
+            found = {name: value[:, 0].cpu() for name, value in {**theta, "log_q": log_q}.items()}
+            found["lp"] = head.log_joint({name: found[name] for name in head.names}, x, y, problem.frame)
+            rounds.append({name: value.numpy() for name, value in found.items()})
+            proposed = proposals
+            ratio = np.concatenate([part["lp"] - part["log_q"] for part in rounds])
+            weights = truncated_weights(ratio)
+            uneven = surplus(weights, draws)
+            if uneven <= ENOUGH:
+                break
+    kept = resampled(weights, draws, np.random.default_rng(seed)) if uneven <= UNEVEN else np.arange(draws)
+    arrays = {name: np.concatenate([part[name] for part in rounds]) for name in rounds[0]}
     return {**{name: value[None, kept] for name, value in arrays.items()}, "log_ratio": ratio[None, :draws]}
 
 

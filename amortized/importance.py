@@ -53,6 +53,22 @@ def truncated_weights(log_ratio: Array) -> Array:
     return weight / weight.sum()
 
 
+def surplus(weights: Array, count: int) -> float:
+    """The share of so many draws that would have to be copies of others, were they chosen by these weights; in [0, 1).
+
+    A draw whose weight is above 1 / count stands for more than itself. Choosing without replacement gives its surplus to
+    others, further from the target.
+
+    Parameters
+    ----------
+    weights
+        Sum to 1, shape (n,).
+    count
+        Number of draws to be chosen.
+    """
+    return float(np.maximum(weights - 1.0 / count, 0.0).sum())
+
+
 def resampled(weights: Array, count: int, rng: np.random.Generator) -> Array:
     """Indices of so many draws, chosen by their weights without replacement, in the order of the draws.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hybrid.amortized.coordinates import CONTEXT_FEATURES, QUERY_FEATURES, Tokens
+from hybrid.amortized.coordinates import CONTEXT_FEATURES, ORDER_FEATURES, QUERY_FEATURES, Tokens
 
 REFERENCE_DOF = 5.0  # of the Student t whose quantiles are the edges of the bins
 
@@ -81,6 +81,8 @@ class Network(nn.Module):
         self.of_context = nn.Linear(CONTEXT_FEATURES, width)
         self.of_query = nn.Linear(QUERY_FEATURES, width)
         self.of_curve = nn.Linear(shared, width)
+        self.of_order = nn.Linear(ORDER_FEATURES, width, bias=False)
+        nn.init.zeros_(self.of_order.weight)
         self.summary = nn.Parameter(torch.randn(summaries, width) * 0.5)
         self.observed = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(_Block(width, heads, inner) for _ in range(layers))
@@ -105,7 +107,7 @@ class Network(nn.Module):
                 query = torch.cat([query[:, :-observed], query[:, -observed:] + self.observed], 1)
             summary = self.summary.expand(len(tokens.curve), -1, -1)
             points = torch.cat([self.of_context(tokens.context), query, summary], 1)
-            points = points + self.of_curve(tokens.curve)[:, None]
+            points = points + (self.of_curve(tokens.curve) + self.of_order(tokens.order))[:, None]
         mask = torch.zeros_like(tokens.mask, dtype=torch.float32).masked_fill(~tokens.mask, -1e9)[:, None, None]
         for block in self.blocks[:-1]:
             points = block(points, size, mask, 0)

@@ -18,7 +18,8 @@ from hybrid.amortized.cards import Card, training_command, user_folder
 from hybrid.amortized.checkpoint import Origin, save_checkpoint
 from hybrid.amortized.design import Design
 from hybrid.amortized.engine import choose_device
-from hybrid.amortized.model import AmortizedModel
+from hybrid.amortized.model import AmortizedModel, build_model
+from hybrid.amortized.posterior import FlowHead
 from hybrid.amortized.predictive import Contexts
 from hybrid.amortized.sampler import draw_curves
 from hybrid.amortized.settings import Settings, check_names, design_for, preset
@@ -124,7 +125,8 @@ def train_prior(
     UnknownNameError
         If there is no such prior or preset.
     InvalidArgumentError
-        If a setting is unknown or outside what it may be, the prior's name is no file name, or the folder cannot be written to.
+        If a setting is unknown or outside what it may be, the prior's name is no file name, the folder cannot be written to, or
+        the design has contexts of the best so far and the prior a parameter flow, whose likelihood they do not have.
     TrainingError
         If the loss is no longer finite.
     FileFormatError
@@ -134,6 +136,11 @@ def train_prior(
     check_names(changes)
     settings = dataclasses.replace(preset(preset_name), **changes)
     design = design or design_for(prior.name)
+    if design.best_so_far and isinstance(build_model(prior, settings).head, FlowHead):
+        raise InvalidArgumentError(
+            "a design with best_so_far above 0 needs a prior without a parameter flow, such as 'nsl': the likelihood that "
+            "weighs the flow's draws is of measurements as they are. Set best_so_far to 0"
+        )
     begin = None if origin is None else Origin.read(origin)
     folder = _writable(user_folder() if out is None else Path(out))
     if not re.fullmatch(r"[\w-]+", prior.name):

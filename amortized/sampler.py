@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybrid.amortized.design import Design, DesignBatch, frames
+from hybrid.amortized.design import Design, DesignBatch, Reported, frames
 from hybrid.models.coordinates import Frame, Unit
 from hybrid.models.errors import EngineUnavailableError
 from hybrid.models.nslpfn import NslPfn
@@ -63,6 +63,19 @@ def _draw_nslpfn(
     return theta, torch.as_tensor(back[:, : x.shape[1]], dtype=x.dtype, device=x.device)
 
 
+def _report(x: Tensor, y: Tensor, mask: Tensor, reported: Reported, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    """Contexts x, y and mask (B, N') from measurements (B, N): some of them the best so far, as a design has it."""
+    last = mask.sum(1, keepdim=True) - 1
+    sign = torch.where(y.gather(1, last) > y[:, :1], -1.0, 1.0)
+    best = torch.where(mask, sign * y, torch.inf).cummin(1).values
+    new = torch.nn.functional.pad(best.diff(dim=1) < 0, (1, 0))
+    kept = reported.kept & (new | reported.always | ~reported.new_best[:, None])
+    y = torch.where(reported.best[:, None] & mask, sign * best, y)
+    order = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(kept.sum(1).max())]
+    kept = kept.gather(1, order)
+    return torch.where(kept, x.gather(1, order), frame.last), torch.where(kept, y.gather(1, order), 1.0), kept
+
+
 def draw_curves(
     prior: AbstractPrior, designs: DesignBatch, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> CurveBatch:
@@ -100,8 +113,10 @@ def draw_curves(
         theta, y = _draw_nslpfn(prior, x, hidden, frame.last, generator)
     else:
         raise EngineUnavailableError(f"curves for training come from a Prior or from 'nslpfn', not from {type(prior).__name__}")
-    y_context = torch.where(designs.mask, y[:, :width], 1.0)
-    return CurveBatch(x[:, :width], y_context, designs.mask, x[:, width:], y[:, width:], theta, frame)
+    x_context, y_context, mask = x[:, :width], torch.where(designs.mask, y[:, :width], 1.0), designs.mask
+    if designs.reported is not None:
+        x_context, y_context, mask = _report(x_context, y_context, mask, designs.reported, frame)
+    return CurveBatch(x_context, y_context, mask, x[:, width:], y[:, width:], theta, frame)
 
 
 def sample_curves(

@@ -55,9 +55,7 @@ def shards(design: Design, settings: Settings, step: int, device: torch.device) 
     found = []
     for rows in order.chunk(settings.shards):
         size = int(drawn.mask[rows[-1]].sum())
-        found.append(
-            DesignBatch(drawn.x_context[rows, :size], drawn.mask[rows, :size], drawn.x_target[rows], drawn.horizon[rows])
-        )
+        found.append(drawn.rows(rows, size))
     return found
 
 

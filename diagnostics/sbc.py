@@ -22,7 +22,7 @@ from hybrid.diagnostics.tarp import references_from_data, tarp_ranks
 from hybrid.diagnostics.uniformity import contraction, normalised_rank
 from hybrid.models.distributions import unconstrained
 from hybrid.models.engine import Problem
-from hybrid.models.errors import EngineUnavailableError
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Prior
 
@@ -114,12 +114,16 @@ def run_sbc(
     ------
     EngineUnavailableError
         If the engine cannot serve the prior.
+    InvalidArgumentError
+        If the design has contexts of the best so far and the engine is exact: their likelihood is another one.
     """
     simulated = simulate(prior, simulations, design, seed)
     rng = np.random.default_rng(seed + 1)
     if engine == "nuts":
         if not (isinstance(prior, Prior) and prior.is_continuous):
             raise EngineUnavailableError(f"engine 'nuts' cannot serve prior {prior.name!r}: calibrate engine='pfn'")
+        if design.best_so_far:
+            raise InvalidArgumentError("exact inference is for measurements as they are: set best_so_far of the design to 0")
         fitted = _exact(prior, simulated, cache, workers, progress)
     elif engine == "pfn":
         fitted = _amortized(prior, simulated, seed, checkpoint)

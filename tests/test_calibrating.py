@@ -1,5 +1,6 @@
 """Simulation-based calibration from end to end: the posterior of a small model passes, spoilt ones are found."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hybrid.calibrating import JOINT, PREDICTIVE
 from hybrid.diagnostics import sbc
 from hybrid.diagnostics.simulate import ExactDraws, exact_draws, simulate
 from hybrid.models.engine import Problem
+from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior
 
@@ -109,6 +111,11 @@ def test_a_wrong_posterior_is_caught(monkeypatch: pytest.MonkeyPatch, error: str
 def test_ranks_are_read_by_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
     found = calibrated(monkeypatch)
     arviz_plots.plot_ecdf_pit(found.data, var_names=["y_first", "sigma"], backend="matplotlib")
+
+
+def test_exact_inference_is_not_asked_about_the_best_so_far() -> None:
+    with pytest.raises(InvalidArgumentError, match="best_so_far"):
+        hybrid.calibrate(VAGUE, "nuts", 4, dataclasses.replace(DESIGN, best_so_far=0.1), progress=False)
 
 
 def test_curves_that_did_not_converge_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,7 @@ def gated(gate: float, loc: tuple[float, float], scale: tuple[float, float]) -> 
     """Where one query is placed by a gate and the forecasts of law and smoother."""
     nothing = torch.empty(0)
     both = [torch.tensor([[part]], dtype=torch.float64) for part in (loc, scale)]
-    found = placed(Prediction(torch.tensor([[gate]]), nothing, nothing, nothing), Tokens(*[nothing] * 4, *both))
+    found = placed(Prediction(torch.tensor([[gate]]), nothing, nothing, nothing), Tokens(*[nothing] * 5, *both))
     return float(found[0]), float(found[1])
 
 

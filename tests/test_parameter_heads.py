@@ -95,7 +95,7 @@ def contexts(head: FlowHead, count: int, noise: float = 0.05) -> tuple[Tensor, D
 def uninformed(head: FlowHead, count: int) -> tuple[Tensor, Described]:
     """Summaries and features of curves without meaning, and frames that are all the prior's."""
     _, described = contexts(head, 1)
-    described = Described(*(part.expand(count, *part.shape[1:]) for part in described[:5]), *described[5:])
+    described = Described(*(part.expand(count, *part.shape[1:]) for part in described[:6]), *described[6:])
     law, double = head._law[0], torch.float64
     eye = torch.eye(law.size, dtype=double).expand(count, MODES, law.size, law.size)
     mu, tau = law.noise.expand(count, MODES, 2).unbind(-1)

@@ -10,6 +10,7 @@ from scipy import stats
 from hybrid.amortized.design import Design, DesignBatch
 from hybrid.amortized.sampler import CurveBatch, draw_curves, sample_curves
 from hybrid.models.coordinates import Frame, get_coordinates
+from hybrid.models.distributions import Distribution
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.nslpfn import PRIOR as NSLPFN
 from hybrid.models.prior import AbstractPrior, Prior
@@ -146,3 +147,43 @@ def test_positions_are_in_the_coordinates_of_each_prior() -> None:
             frame = get_coordinates(get_prior(name).coordinates).frame(x, float(design.horizon[row]), 1.0)
             found = curves.x_context[row][design.mask[row]].numpy()
             np.testing.assert_allclose(found, frame.x_to(x), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rising", [False, True])
+def test_a_context_of_the_best_so_far_is_the_running_best_of_its_measurements(rising: bool) -> None:
+    prior, n = get_prior("m4"), 300
+    design = Design(best_so_far=1.0, context=(30, 60), repeated=0.0)
+    positions = design.sample(n, torch.Generator().manual_seed(1))
+    if rising:
+        prior = get_prior("nsl").replace(family=Distribution("Categorical", probs=(0.0, 0.0, 0.0, 0.0, 1.0)))
+    told = draw_curves(prior, positions, torch.Generator().manual_seed(2), torch.float64)
+    measured = draw_curves(prior, positions._replace(reported=None), torch.Generator().manual_seed(2), torch.float64)
+    assert positions.reported is not None
+    ups = 0
+    for row in range(n):
+        x, y = measured.x_context[row][measured.mask[row]], measured.y_context[row][measured.mask[row]]
+        up = bool(y[-1] > y[0])
+        ups += up
+        best = (y.cummax(0) if up else y.cummin(0)).values
+        new = torch.cat([torch.ones(1, dtype=torch.bool), best.diff() != 0])
+        kept = positions.reported.kept[row][positions.mask[row]]
+        if positions.reported.new_best[row]:
+            kept = kept & (new | positions.reported.always[row][positions.mask[row]])
+        assert torch.equal(told.x_context[row][told.mask[row]], x[kept])
+        assert torch.equal(told.y_context[row][told.mask[row]], best[kept])
+        assert bool((told.x_context[row][~told.mask[row]] == told.frame.last[row]).all())
+        assert bool((told.y_context[row][~told.mask[row]] == 1).all())
+    assert torch.equal(told.y_target, measured.y_target)
+    assert (ups > n / 2) == rising
+
+
+def test_targets_scatter_to_the_worse_side_of_the_best_so_far() -> None:
+    prior = get_prior("m4").replace(sigma=Distribution("LogNormal", loc=np.log(0.05), scale=0.01))
+    design = Design(best_so_far=1.0, context=(300, 500), interpolated=1.0)
+    curves = sample_curves(prior, 400, design, 3, dtype=torch.float64)
+    below = []
+    for row in range(400):
+        x, y = curves.x_context[row][curves.mask[row]], curves.y_context[row][curves.mask[row]]
+        behind = torch.searchsorted(x, curves.x_target[row]).clamp(max=len(x) - 1)
+        below.append(float((curves.y_target[row] < y[behind]).double().mean()))
+    assert np.mean(below) < 0.2

@@ -22,6 +22,7 @@ from hybrid.amortized.coordinates import Tokens
 from hybrid.amortized.design import Design, DesignBatch
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.network import Network, Prediction, placed
+from hybrid.amortized.release import train_prior
 from hybrid.amortized.sampler import CurveBatch, draw_curves, sample_curves
 from hybrid.amortized.settings import Settings
 from hybrid.amortized.training import Trained, curve_loss, generator_of, prediction_loss, rate, train
@@ -199,6 +200,12 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     assert alone.state.loss == pytest.approx(whole.state.loss, rel=2e-5)
 
 
+def test_the_best_so_far_is_refused_where_a_likelihood_weighs_draws(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="best_so_far"):
+        train_prior("m4", out=tmp_path, steps=1, design=Design(best_so_far=0.1), progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_shards_that_cannot_be_shared_out_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fabric, "world_size", 3)
     with pytest.raises(InvalidArgumentError, match=r"2 shards .* 3 processes"):
@@ -346,7 +353,7 @@ def make_prediction(z: Tensor, scale: float = 1.0) -> tuple[Prediction, Tensor, 
     both = (*shape, 2)
     locs, sds = torch.randn(both, generator=generator).double(), torch.rand(both, generator=generator).double() + 0.1
     nothing = torch.empty(0)
-    tokens = Tokens(nothing, nothing, nothing, nothing, locs, sds)
+    tokens = Tokens(*[nothing] * 5, locs, sds)
     prediction = Prediction(*(part.requires_grad_() for part in (gate, centre, log_width, logits)))
     loc, sd = (part.detach() for part in placed(prediction, tokens))
     return prediction, Network(1, 8, 1, 8, 10, 1, 5, 0.0).edges, tokens, loc + sd * z
