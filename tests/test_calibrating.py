@@ -115,7 +115,7 @@ def test_ranks_are_read_by_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_exact_inference_is_not_asked_about_the_best_so_far() -> None:
     with pytest.raises(InvalidArgumentError, match="best_so_far"):
-        hybrid.calibrate(VAGUE, "nuts", 4, dataclasses.replace(DESIGN, best_so_far=0.1), progress=False)
+        hybrid.calibrate(VAGUE, "nuts", 16, dataclasses.replace(DESIGN, best_so_far=0.1), progress=False)
 
 
 def test_curves_that_did_not_converge_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
