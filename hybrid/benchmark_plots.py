@@ -21,14 +21,14 @@ from hybrid.benchmark_methods import Record
 from hybrid.benchmark_scores import score_curve
 from hybrid.diagnostics.scores import MSCE_LEVELS
 from hybrid.output import replacing
-from hybrid.plotting import COLOURS, INK, MUTED, WARNING, is_log_y, log_axis
+from hybrid.plotting import COLOURS, INK, MORE_COLOURS, MUTED, WARNING, is_log_y, log_axis
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 # The rest of Okabe and Ito's palette, its yellow aside, which is too light for lines.
-_COLOURS = (*COLOURS, "#E69F00", "#56B4E9", "#222222")
+_COLOURS = (*MORE_COLOURS, "#222222")
 _MARKERS = "osD^vP*X<>"
 _COLUMNS, _ROWS = 4, 6
 _LEAST_COLUMNS = 3  # the legend needs the room

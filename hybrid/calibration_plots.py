@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid.diagnostics.uniformity import ecdf_band, thinned
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.plotting import COLOURS, INK, STYLES, WARNING
+from hybrid.plotting import COLOURS, INK, MORE_COLOURS, STYLES, WARNING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def plot_coverage(calibration: Calibration) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.4), layout="constrained")
     columns = [f"{100 * p:g} %" for p in levels]
     for k, (name, row) in enumerate(table.iterrows()):
-        colour, style = ("black", "-") if k == 0 else (COLOURS[(k - 1) % len(COLOURS)], STYLES[(k - 1) % len(STYLES)])
+        colour, style = ("black", "-") if k == 0 else (MORE_COLOURS[(k - 1) % len(MORE_COLOURS)], STYLES[(k - 1) % len(STYLES)])
         label = f"{name} ({int(row['points']):,})"
         left.plot(levels, row[columns] - np.array(levels), style, color=colour, marker=MARKERS[k % len(MARKERS)], markersize=3,
                   linewidth=1.8 if k == 0 else 1.0, label=label)  # fmt: skip

@@ -24,9 +24,9 @@ import hybrid
 warnings.filterwarnings("ignore")
 plt.rcParams.update({{"figure.dpi": 110, "font.size": 9}})"""
 
-_VERSIONS = """import json, platform
+_VERSIONS = """import json
 attrs = {attrs}
-rows = ["| | |", "|---|---|", f"| python | {{platform.python_version()}} |"]
+rows = ["| | |", "|---|---|"]
 rows += [f"| {{name}} | {{version}} |" for name, version in json.loads(attrs["versions"]).items()]
 display(Markdown("\\n".join(rows)))"""
 
@@ -94,13 +94,13 @@ FIT_CELLS: tuple[Cell, ...] = (
         "table.columns = [f'{{100 * q:g}} %' for q in table.columns]\n"
         "if fit.curve.y_target is not None and len(fit.curve.y_target):\n"
         "    table['held out'] = fit.curve.y_target\n"
-        "table.rename_axis(fit.curve.x_label).style.format(precision=4)",
+        "table.rename_axis(fit.curve.x_label).style.format(precision=4).format_index('{{:.6g}}')",
     ),
     ("markdown", "## Posterior"),
     (
         "code",
         "has_posterior = 'posterior' in fit.data.children\n"
-        "display(fit.summary().style.format(precision=4) if has_posterior else Markdown('The engine gives no parameters.'))",
+        "display(fit.summary().style.format('{{:.4g}}') if has_posterior else Markdown('The engine gives no parameters.'))",
     ),
     ("markdown", "## Health\n\nEach threshold with its source; what fails says what to do."),
     ("code", "display(hybrid.health(fit).style.format(precision=3))"),
@@ -113,7 +113,7 @@ FIT_CELLS: tuple[Cell, ...] = (
         "figure = hybrid.plot_checks(fit); display(figure); plt.close(figure)",
     ),
     ("markdown", "## Leave-one-out\n\nlog density of each point given the others, PIT, and k-hat."),
-    ("code", "display(hybrid.loo(fit).style.format(precision=3))"),
+    ("code", "display(hybrid.loo(fit).style.format(precision=3).format_index('{{:.6g}}'))"),
     ("markdown", "## Sensitivity to prior and likelihood\n\nBy power-scaling (Kallioinen et al. 2024)."),
     ("code", "display(hybrid.sensitivity(fit))"),
     ("markdown", "## How this was made\n\n```bash\n{command}\n```"),
