@@ -23,8 +23,8 @@ from hybrid.models.prior import AbstractPrior
 
 DRAWS = 2000
 STATS = ("lp", "log_q", "log_ratio")
-PROPOSALS = (3, 6, 12, 24)  # draws of the flow for each that is kept: more while the surplus of their weights is too large
-ENOUGH = 0.02  # surplus (see importance.py) below which no more are drawn
+PROPOSALS = (3, 6, 12)  # draws of the flow for each that is kept: more while the surplus of their weights is too large
+ENOUGH = 0.05  # surplus (see importance.py) below which no more are drawn
 UNEVEN = 0.1  # surplus above which the flow's own draws are kept: they are calibrated, what is forced from them is too narrow
 AT_ONCE = 256  # curves that are looked at in one pass
 
@@ -219,7 +219,7 @@ def run_pfn(
     for start in range(0, len(problems), AT_ONCE):
         part = problems[start : start + AT_ONCE]
         contexts = stack(part, model, chosen)
-        summary, _ = contexts.summary()
+        summary = contexts.summary()
         said = model.typical.remarks(summary, contexts.features)
         for i, problem in enumerate(part):
             own = contexts.row(i)

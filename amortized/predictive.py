@@ -77,10 +77,11 @@ class Contexts:
         return BarDistribution(prediction.logits.double(), self.model.network.edges, loc, scale, validate_args=False)
 
     @torch.inference_mode()
-    def summary(self) -> tuple[Tensor, Described]:
-        """The summaries (B, summaries * width) and the description, which the parameter head takes."""
+    def summary(self) -> Tensor:
+        """The summaries of the contexts, shape (B, summaries * width), float32."""
         tokens = ask(self.described, self.x[:, :0], self.model.law)
-        return self.model.network(tokens)[1].flatten(1), self.described
+        found: Tensor = self.model.network(tokens)[1].flatten(1)
+        return found
 
     @property
     def features(self) -> Tensor:

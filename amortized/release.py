@@ -49,7 +49,7 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
         generator = generator_of(torch.device("cpu"), settings.seed, -1 % 2**32, k)
         curves = draw_curves(model.prior, design.sample(TOGETHER, generator), generator, torch.float64)
         contexts = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame)
-        summaries.append(contexts.summary()[0])
+        summaries.append(contexts.summary())
         features.append(contexts.features)
         losses.append(float(curve_loss(model, curves, plain, generator)[1]))
     model.typical.measure(torch.cat(summaries), torch.cat(features))

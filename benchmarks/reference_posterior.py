@@ -19,6 +19,7 @@ from hybrid.models.coordinates import get_coordinates
 from hybrid.models.numpyro_model import numpyro_model
 from hybrid.models.prior import Prior, double_precision
 from hybrid.models.registry import get_prior
+from hybrid.models.thresholds import MAX_RHAT
 
 CHAINS, WARMUP, DRAWS, THIN, POINTS = 10, 2000, 20_000, 10, 40
 SEEDS = {"m4": 3, "bnsl": 8}
@@ -46,8 +47,8 @@ def reference(name: str) -> dict[str, object]:
         mcmc.run(jax.random.key(0), x, y, frame)
         draws = {k: np.asarray(v) for k, v in mcmc.get_samples(group_by_chain=True).items()}
     rhat = {k: convergence.rhat(v) for k, v in draws.items()}
-    if max(rhat.values()) >= convergence.MAX_RHAT:
-        raise RuntimeError(f"{name}: R-hat {rhat} is not below {convergence.MAX_RHAT}; run longer chains")
+    if max(rhat.values()) >= MAX_RHAT:
+        raise RuntimeError(f"{name}: R-hat {rhat} is not below {MAX_RHAT}; run longer chains")
     summary = {
         k: {
             "mean": float(v.mean()),

@@ -157,8 +157,3 @@ def _spearman(one: Array, other: Array) -> float:
 def contraction(posterior_variance: Array, prior_variance: float) -> Array:
     """1 - posterior variance over prior variance: 0 where the data say nothing, 1 where they say all (Betancourt 2018)."""
     return 1.0 - np.asarray(posterior_variance, dtype=float) / prior_variance
-
-
-def posterior_z(mean: Array, sd: Array, truth: Array) -> Array:
-    """(posterior mean - truth) / posterior sd (Betancourt 2018, section 4.2)."""
-    return (np.asarray(mean) - np.asarray(truth)) / np.asarray(sd)

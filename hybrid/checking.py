@@ -15,6 +15,7 @@ import numpy as np
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.prior import Prior
+from hybrid.models.thresholds import MAX_RHAT, MIN_ESS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from hybrid.result import Fit
 
 Array = Any
-MAX_RHAT = 1.01
-MIN_ESS = 400.0
 MAX_MCSE = 0.05  # of the mean, in posterior sds: that of 400 independent draws
 MIN_BFMI = 0.3
 MAX_DIVERGENT = 0.02

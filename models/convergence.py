@@ -11,8 +11,6 @@ from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from scipy import stats
 
 Array = Any
-MAX_RHAT = 1.01  # Vehtari et al. 2021, section 4
-MIN_ESS = 400.0  # 100 per chain with the usual four chains, ibid.
 
 
 def _rank_normalise(draws: Array) -> Array:

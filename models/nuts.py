@@ -31,6 +31,7 @@ from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.parallel import run_tasks
 from hybrid.models.prior import AbstractPrior, Prior, double_precision, require_continuous
 from hybrid.models.tempered_smc import tempered_smc
+from hybrid.models.thresholds import MAX_RHAT, MIN_ESS
 from hybrid.models.unconstrained import Points, Unconstrained, covariance
 
 Array = Any
@@ -227,8 +228,8 @@ class _Health:
 
     @property
     def good(self) -> bool:
-        enough = min(self.min_ess_bulk, self.min_ess_tail) >= convergence.MIN_ESS
-        return self.max_rhat < convergence.MAX_RHAT and enough
+        enough = min(self.min_ess_bulk, self.min_ess_tail) >= MIN_ESS
+        return self.max_rhat < MAX_RHAT and enough
 
 
 def _health(names: Sequence[str], z: Array) -> _Health:
@@ -321,16 +322,15 @@ def _sample_all(
 def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings) -> EngineResult:
     reasons = []
     health, stats, share = attempt.health, attempt.stats, attempt.divergent_share
-    if not health.max_rhat < convergence.MAX_RHAT:
+    if not health.max_rhat < MAX_RHAT:
         reasons.append(
-            f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {convergence.MAX_RHAT}): the chains disagree; fit "
+            f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {MAX_RHAT}): the chains disagree; fit "
             f"again with draws={4 * settings.draws}, particles={4 * settings.particles}, or choose a prior with fewer breaks"
         )
     ess = min(health.min_ess_bulk, health.min_ess_tail)
-    if ess < convergence.MIN_ESS:
+    if ess < MIN_ESS:
         reasons.append(
-            f"effective sample size is {ess:.0f} (must be >= {convergence.MIN_ESS:.0f}): fit again with "
-            f"draws={4 * settings.draws}"
+            f"effective sample size is {ess:.0f} (must be >= {MIN_ESS:.0f}): fit again with draws={4 * settings.draws}"
         )
     if share > MAX_DIVERGENT_SHARE:
         reasons.append(

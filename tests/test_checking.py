@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import hybrid
-from hybrid.checking import MAX_RHAT, prior_predictive
+from hybrid.checking import prior_predictive
+from hybrid.models.thresholds import MAX_RHAT
 
 mpl.use("agg")
 pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")  # of the weights of few points

@@ -13,7 +13,6 @@ from hybrid.diagnostics.uniformity import (
     contraction,
     ecdf_band,
     normalised_rank,
-    posterior_z,
     thinned,
 )
 
@@ -164,6 +163,5 @@ def test_many_values_are_thinned_evenly() -> None:
     assert np.ptp(np.diff(few)) <= 1
 
 
-def test_contraction_and_z() -> None:
+def test_contraction() -> None:
     np.testing.assert_allclose(contraction([0.25, 1.0], 1.0), [0.75, 0.0])
-    np.testing.assert_allclose(posterior_z([1.0], [0.5], [0.0]), [2.0])
