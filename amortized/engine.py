@@ -24,8 +24,7 @@ from hybrid.models.prior import AbstractPrior
 DRAWS = 2000
 STATS = ("lp", "log_q", "log_ratio")
 PROPOSALS = (3, 6, 12)  # draws of the flow for each that is kept: more while the surplus of their weights is too large
-ENOUGH = 0.05  # surplus (see importance.py) below which no more are drawn
-UNEVEN = 0.1  # surplus above which the flow's own draws are kept: they are calibrated, what is forced from them is too narrow
+UNEVEN = 0.05  # surplus (see importance.py) that is too large
 AT_ONCE = 256  # curves that are looked at in one pass
 
 
@@ -102,26 +101,36 @@ def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]
 def _draw_posterior(
     head: FlowHead, summary: Tensor, described: Described, problem: Problem, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Draws of q, resampled by their importance weights if those allow; and the weights of as many that were not."""
-    x, y = torch.as_tensor(problem.x), torch.as_tensor(problem.y)
-    rounds: list[dict[str, np.ndarray]] = []
+    """Draws of q, resampled by their importance weights, and the weights of as many that were not.
+
+    Where weights are too uneven for draws that all differ, copies are moved apart by Markov chains that keep the posterior.
+    """
+    at = (torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
+    rounds: list[dict[str, Tensor]] = []
     proposed = 0
     with torch.random.fork_rng(devices=[summary.device] if summary.device.type == "cuda" else []):
         torch.manual_seed(seed)
         for proposals in PROPOSALS:
             theta, log_q = head.sample(summary[None], described, (proposals - proposed) * draws)
             found = {name: value[:, 0].cpu() for name, value in {**theta, "log_q": log_q}.items()}
-            found["lp"] = head.log_joint({name: found[name] for name in head.names}, x, y, problem.frame)
-            rounds.append({name: value.numpy() for name, value in found.items()})
+            found["lp"] = head.log_joint({name: found[name] for name in head.names}, *at)
+            rounds.append(found)
             proposed = proposals
-            ratio = np.concatenate([part["lp"] - part["log_q"] for part in rounds])
+            ratio = torch.cat([part["lp"] - part["log_q"] for part in rounds]).numpy()
             weights = truncated_weights(ratio)
-            uneven = surplus(weights, draws)
-            if uneven <= ENOUGH:
+            if surplus(weights, draws) <= UNEVEN:
                 break
-    kept = resampled(weights, draws, np.random.default_rng(seed)) if uneven <= UNEVEN else np.arange(draws)
-    arrays = {name: np.concatenate([part[name] for part in rounds]) for name in rounds[0]}
-    return {**{name: value[None, kept] for name, value in arrays.items()}, "log_ratio": ratio[None, :draws]}
+    proposal = {name: torch.cat([part[name] for part in rounds]) for name in rounds[0]}
+    rng = np.random.default_rng(seed)
+    if surplus(weights, draws) <= UNEVEN:
+        index = resampled(weights, draws, rng)
+        kept = {name: value[index] for name, value in proposal.items()}
+    else:
+        index = rng.choice(weights.size, draws, p=weights)
+        cloud = {name: proposal[name] for name in head.names}
+        kept = head.move({name: cloud[name][index] for name in head.names}, cloud, described, at, seed)
+        kept["log_q"] = head.log_prob(kept, summary[None], described)
+    return {**{name: value.numpy()[None] for name, value in kept.items()}, "log_ratio": ratio[None, :draws]}
 
 
 def _draw_classes(head: ClassHead, summary: Tensor, draws: int, seed: int) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, biject_to
 from hybrid.amortized.coordinates import Described, curve_features, mode_features
 from hybrid.amortized.law_frame import FARTHEST as LARGEST
 from hybrid.amortized.law_frame import MODES, LawFrame, Modes
+from hybrid.amortized.moves import moved
 from hybrid.amortized.settings import Settings
 from hybrid.models.coordinates import Frame
 from hybrid.models.namespace import get_namespace
@@ -154,11 +155,63 @@ class FlowHead(nn.Module):
         # R'(s - mode) = z, R' upper triangular
         away = torch.linalg.solve_triangular(whiten[row, frame], z[..., :-1, None], upper=True)[..., 0]
         both = torch.cat([away, (z[..., -1] * log_sigma_sd[row, frame])[..., None]], -1) + centre[row, frame]
-        theta = self._law[0].constrain(both[..., :-1])
-        theta["sigma"] = both[..., -1].clamp(-LARGEST, LARGEST).exp()
-        theta = {name: theta[name] for name in self.names}
+        theta = self.constrain(both)
         both, volume = self._split(theta)
         return theta, self._log_q(both, summary, described) + volume
+
+    def constrain(self, both: Tensor) -> dict[str, Tensor]:
+        """Parameters by name, each of shape (...), from s and log sigma, shape (..., d + 1)."""
+        theta = self._law[0].constrain(both[..., :-1])
+        theta["sigma"] = both[..., -1].clamp(-LARGEST, LARGEST).exp()
+        return {name: theta[name] for name in self.names}
+
+    @torch.no_grad()
+    def log_prob(self, theta: Mapping[str, Tensor], summary: Tensor, described: Described) -> Tensor:
+        """log q over the unconstrained parameters of draws (n,) for one context, shape (n,), on the CPU."""
+        both, volume = self._split({name: theta[name].to(summary.device)[:, None] for name in self.names})
+        return (self._log_q(both, summary, described) + volume)[:, 0].cpu()
+
+    @torch.no_grad()
+    def move(
+        self,
+        theta: Mapping[str, Tensor],
+        cloud: Mapping[str, Tensor],
+        described: Described,
+        problem: tuple[Tensor, Tensor, Frame],
+        seed: int,
+    ) -> dict[str, Tensor]:
+        """Draws (n,) after moves that keep the posterior of one context, and "lp", as `log_joint` has it; on the CPU.
+
+        Parameters
+        ----------
+        theta
+            The draws.
+        cloud
+            Draws (m,) that are spread like the posterior or wider.
+        described
+            The context, B = 1.
+        problem
+            x and y of shape (n,), and the frame, as `log_joint` takes them.
+        seed
+            Of the moves.
+        """
+        modes, device = described.modes, described.curve.device
+        x, y, frame = problem[0].to(device), problem[1].to(device), problem[2]
+
+        def log_p(both: Tensor) -> Tensor:
+            found = self.constrain(both)
+            inside = (both.abs() < LARGEST).all(-1)
+            return torch.where(inside, self.log_joint(found, x, y, frame) - self._split(found)[1], -torch.inf)
+
+        start, around = (self._split({k: v.to(device) for k, v in part.items()})[0] for part in (theta, cloud))
+        size = start.shape[-1]
+        spreads = start.new_zeros(MODES, size, size)
+        spreads[:, :-1, :-1] = modes.spread[0]
+        spreads[:, -1, -1] = modes.log_sigma_sd[0]
+        both, at = moved(start, log_p, around, spreads, torch.Generator(device).manual_seed(seed))
+        found = self.constrain(both)
+        found["lp"] = at + self._split(found)[1]
+        return {name: value.cpu() for name, value in found.items()}
 
     def log_joint(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, frame: Frame) -> Tensor:
         """log p(theta, y | x) over the unconstrained parameters, nats, of the shape of theta's tensors; x, y of shape (n,)."""

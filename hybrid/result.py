@@ -124,7 +124,9 @@ class Fit:
         """k-hat of the importance weights of amortized parameter draws; NaN where there are none.
 
         Below .7 the draws, which have been resampled by these weights, can be trusted; see
-        `hybrid.amortized.importance.pareto_k`. It says nothing about `predict`, which does not use the draws.
+        `hybrid.amortized.importance.pareto_k`. Where the weights are uneven, Markov chains have moved the draws afterwards, so
+        that they are better than a k-hat above .7 says, but nothing vouches for them. It says nothing about `predict`, which
+        does not use the draws.
         """
         stats = self.result.sample_stats
         return pareto_k(stats["log_ratio"], 0.0) if "log_ratio" in stats else float("nan")

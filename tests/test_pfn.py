@@ -10,6 +10,7 @@ import xarray as xr
 from scipy import stats
 
 import hybrid
+from hybrid.amortized import engine
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.coordinates import to_value
 from hybrid.amortized.design import Design
@@ -104,6 +105,22 @@ def test_tree_of_a_prior_with_parameters(name: str, fits: dict[str, Fit]) -> Non
     assert np.all(np.isfinite(tree["sample_stats"]["log_q"]))
     inside = tree["posterior_predictive"]["y"].mean(("chain", "draw"))
     np.testing.assert_allclose(inside, tree["observed_data"]["y"], rtol=0.05)
+
+
+def test_moved_draws_are_of_the_same_posterior(fits: dict[str, Fit], monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "m4"
+    assert fits[name].pareto_k < 0.7  # so that the resampled draws are right
+    monkeypatch.setattr(engine, "UNEVEN", -1.0)  # weights are never even enough
+    moved = hybrid.fit(make_curve(), name, "pfn", horizon=500.0, y_scale=1.0)
+    one, other = (fit.data["posterior"].dataset for fit in (fits[name], moved))
+    for parameter in get_prior(name).parameters:
+        a, b = one[parameter.name].to_numpy()[0], other[parameter.name].to_numpy()[0]
+        assert len(np.unique(b)) > 1900
+        assert stats.ks_2samp(a, b).statistic < 0.08
+    stats_of = moved.data["sample_stats"]
+    assert np.all(np.isfinite(stats_of["lp"]))
+    log_ratio = (stats_of["lp"] - stats_of["log_q"]).to_numpy()[0]
+    assert np.median(log_ratio) == pytest.approx(np.median(fits[name].data["sample_stats"]["log_ratio"]), abs=1.0)
 
 
 @pytest.mark.parametrize("name", FLOWS)
