@@ -47,8 +47,7 @@ class Described(NamedTuple):
         """One of the contexts."""
         part = slice(i, i + 1)
         smooth, modes, frame = (type(f)(*(v[part] for v in f)) for f in (self.smooth, self.modes, self.frame))
-        own = (getattr(self, name)[part] for name in ("context", "mask", "curve", "by_mode", "order", "wander"))
-        return Described(*own, smooth, modes, frame)  # type: ignore[call-arg]
+        return Described(*(value[part] for value in self[:6]), smooth, modes, frame)  # type: ignore[arg-type, call-arg]
 
 
 class Tokens(NamedTuple):

@@ -23,7 +23,7 @@ from hybrid.models.prior import AbstractPrior
 
 DRAWS = 2000
 STATS = ("lp", "log_q", "log_ratio")
-PROPOSALS = (3, 6, 12)  # draws of the flow for each that is kept: more while the surplus of their weights is too large
+PROPOSALS = (3, 3, 6)  # draws of the flow for each that is kept, round by round while the surplus of all weights is too large
 UNEVEN = 0.05  # surplus (see importance.py) that is too large
 AT_ONCE = 256  # curves that are looked at in one pass
 
@@ -107,29 +107,29 @@ def _draw_posterior(
     """
     at = (torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
     rounds: list[dict[str, Tensor]] = []
-    proposed = 0
     with torch.random.fork_rng(devices=[summary.device] if summary.device.type == "cuda" else []):
         torch.manual_seed(seed)
         for proposals in PROPOSALS:
-            theta, log_q = head.sample(summary[None], described, (proposals - proposed) * draws)
+            theta, log_q = head.sample(summary[None], described, proposals * draws)
             found = {name: value[:, 0].cpu() for name, value in {**theta, "log_q": log_q}.items()}
             found["lp"] = head.log_joint({name: found[name] for name in head.names}, *at)
             rounds.append(found)
-            proposed = proposals
             ratio = torch.cat([part["lp"] - part["log_q"] for part in rounds]).numpy()
             weights = truncated_weights(ratio)
-            if surplus(weights, draws) <= UNEVEN:
+            even = surplus(weights, draws) <= UNEVEN
+            if even:
                 break
     proposal = {name: torch.cat([part[name] for part in rounds]) for name in rounds[0]}
     rng = np.random.default_rng(seed)
-    if surplus(weights, draws) <= UNEVEN:
+    if even:
         index = resampled(weights, draws, rng)
         kept = {name: value[index] for name, value in proposal.items()}
     else:
         index = rng.choice(weights.size, draws, p=weights)
         cloud = {name: proposal[name] for name in head.names}
-        kept = head.move({name: cloud[name][index] for name in head.names}, cloud, described, at, seed)
-        kept["log_q"] = head.log_prob(kept, summary[None], described)
+        theta, lp = head.move({name: value[index] for name, value in cloud.items()}, cloud, described, at, seed)
+        log_q = head.log_prob({name: value[:, None] for name, value in theta.items()}, summary[None], described)[:, 0]
+        kept = {name: value.cpu() for name, value in {**theta, "log_q": log_q, "lp": lp}.items()}
     return {**{name: value.numpy()[None] for name, value in kept.items()}, "log_ratio": ratio[None, :draws]}
 
 

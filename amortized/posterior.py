@@ -156,8 +156,7 @@ class FlowHead(nn.Module):
         away = torch.linalg.solve_triangular(whiten[row, frame], z[..., :-1, None], upper=True)[..., 0]
         both = torch.cat([away, (z[..., -1] * log_sigma_sd[row, frame])[..., None]], -1) + centre[row, frame]
         theta = self.constrain(both)
-        both, volume = self._split(theta)
-        return theta, self._log_q(both, summary, described) + volume
+        return theta, self.log_prob(theta, summary, described)
 
     def constrain(self, both: Tensor) -> dict[str, Tensor]:
         """Parameters by name, each of shape (...), from s and log sigma, shape (..., d + 1)."""
@@ -167,9 +166,9 @@ class FlowHead(nn.Module):
 
     @torch.no_grad()
     def log_prob(self, theta: Mapping[str, Tensor], summary: Tensor, described: Described) -> Tensor:
-        """log q over the unconstrained parameters of draws (n,) for one context, shape (n,), on the CPU."""
-        both, volume = self._split({name: theta[name].to(summary.device)[:, None] for name in self.names})
-        return (self._log_q(both, summary, described) + volume)[:, 0].cpu()
+        """log q of draws (draws, B) over the unconstrained parameters, shape (draws, B), float64."""
+        both, volume = self._split(theta)
+        return self._log_q(both, summary, described) + volume
 
     @torch.no_grad()
     def move(
@@ -179,8 +178,8 @@ class FlowHead(nn.Module):
         described: Described,
         problem: tuple[Tensor, Tensor, Frame],
         seed: int,
-    ) -> dict[str, Tensor]:
-        """Draws (n,) after moves that keep the posterior of one context, and "lp", as `log_joint` has it; on the CPU.
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Draws (n,) after moves that keep the posterior of one context, and log p(theta, y | x) as `log_joint` has it.
 
         Parameters
         ----------
@@ -210,8 +209,7 @@ class FlowHead(nn.Module):
         spreads[:, -1, -1] = modes.log_sigma_sd[0]
         both, at = moved(start, log_p, around, spreads, torch.Generator(device).manual_seed(seed))
         found = self.constrain(both)
-        found["lp"] = at + self._split(found)[1]
-        return {name: value.cpu() for name, value in found.items()}
+        return found, at + self._split(found)[1]
 
     def log_joint(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, frame: Frame) -> Tensor:
         """log p(theta, y | x) over the unconstrained parameters, nats, of the shape of theta's tensors; x, y of shape (n,)."""

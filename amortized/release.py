@@ -18,8 +18,8 @@ from hybrid.amortized.cards import Card, training_command, user_folder
 from hybrid.amortized.checkpoint import Origin, save_checkpoint
 from hybrid.amortized.design import Design
 from hybrid.amortized.engine import choose_device
-from hybrid.amortized.model import AmortizedModel, build_model
-from hybrid.amortized.posterior import FlowHead
+from hybrid.amortized.law_frame import frame_prior
+from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.predictive import Contexts
 from hybrid.amortized.sampler import draw_curves
 from hybrid.amortized.settings import Settings, check_names, design_for, preset
@@ -136,7 +136,7 @@ def train_prior(
     check_names(changes)
     settings = dataclasses.replace(preset(preset_name), **changes)
     design = design or design_for(prior.name)
-    if design.best_so_far and isinstance(build_model(prior, settings).head, FlowHead):
+    if design.best_so_far and frame_prior(prior) is prior:  # then the head is a flow
         raise InvalidArgumentError(
             "a design with best_so_far above 0 needs a prior without a parameter flow, such as 'nsl': the likelihood that "
             "weighs the flow's draws is of measurements as they are. Set best_so_far to 0"

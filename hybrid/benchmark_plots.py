@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# The rest of Okabe and Ito's palette, its yellow aside, which is too light for lines.
 _COLOURS = (*MORE_COLOURS, "#222222")
 _MARKERS = "osD^vP*X<>"
 _COLUMNS, _ROWS = 4, 6

@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 # Okabe and Ito's palette: told apart under every common colour blindness, and by lightness in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-MORE_COLOURS = (*COLOURS, "#E69F00", "#56B4E9")
+MORE_COLOURS = (*COLOURS, "#E69F00", "#56B4E9")  # its yellow aside, which is too light for lines
 STYLES = ("-", "--", "-.", ":")
 WARNING = "#D55E00"
 INK = "#222222"
