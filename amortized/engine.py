@@ -20,6 +20,7 @@ from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
+from hybrid.models.residuals import FOLLOW_ONE_ANOTHER
 
 DRAWS = 2000
 STATS = ("lp", "log_q", "log_ratio")
@@ -163,11 +164,7 @@ def _verdict(problem: Problem, design: Design, said: Sequence[str]) -> tuple[str
             "it, or train on a design that covers it with `hybrid train`."
         )
     if NAMED[WANDER] in said:
-        reasons.append(
-            "The residuals follow one another instead of scattering, more than on the prior's own curves: it does not hold "
-            "this curve, and its intervals may be too narrow. Compare another prior, such as 'nsl', or train for a law of your "
-            "own with `hybrid train`."
-        )
+        reasons.append(FOLLOW_ONE_ANOTHER)
     return tuple(reasons)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.prior import Prior
-from hybrid.models.thresholds import MAX_RHAT, MIN_ESS
+from hybrid.models.residuals import FOLLOW_ONE_ANOTHER
+from hybrid.models.thresholds import MAX_RHAT, MIN_ESS, MIN_FOLLOW
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,8 @@ def health(fit: Fit) -> pd.DataFrame:
     pandas.DataFrame
         Indexed by check: `value` (the worst over parameters), `threshold`, `ok`, `source`, and `remedy`, which is empty where
         all is well. NUTS: rank-normalised R-hat, bulk and tail ESS (Vehtari et al. 2021), MCSE of the mean over the posterior
-        sd, share of divergent transitions, BFMI (Betancourt 2016), share of trees at the largest depth. PFN: k-hat of the
+        sd, share of divergent transitions, BFMI (Betancourt 2016), share of trees at the largest depth, and the posterior
+        predictive probability of residuals that follow one another as much (Gelman, Meng and Stern 1996). PFN: k-hat of the
         parameter draws (Vehtari et al. 2024), and whether the curve lies inside what the network was trained on.
 
     Raises
@@ -104,7 +106,8 @@ def _chain_health(fit: Fit) -> list[Row]:
     tail = min(float(tails[name]) for name in names)
     more = f"draw more: draws={4 * size}"
     corner = "the posterior has corners that NUTS cannot follow: a tighter prior with prior.replace(...), or another law"
-    vehtari = "Vehtari et al. 2021, section 4"
+    vehtari, gelman = "Vehtari et al. 2021, section 4", "posterior predictive check: Gelman, Meng and Stern 1996"
+    follow, alike = float(fit.info.get("follow_probability", math.nan)), FOLLOW_ONE_ANOTHER
     return [
         ("R-hat", float(rhat), f"< {MAX_RHAT}", rhat < MAX_RHAT, vehtari, f"the chains disagree; {more}, or fewer breaks"),
         ("bulk ESS", float(bulk), f">= {MIN_ESS:.0f}", bulk >= MIN_ESS, vehtari, more),
@@ -112,6 +115,7 @@ def _chain_health(fit: Fit) -> list[Row]:
         ("MCSE of the mean over sd", mcse, f"<= {MAX_MCSE}", mcse <= MAX_MCSE, "that of 400 independent draws", more),
         ("divergent transitions", divergent, f"<= {MAX_DIVERGENT}", divergent <= MAX_DIVERGENT, "Betancourt 2017: 0", corner),
         ("BFMI", bfmi, f">= {MIN_BFMI}", bfmi >= MIN_BFMI, "Betancourt 2016, section 3", corner),
+        ("probability of the residuals' autocorrelation", follow, f">= {MIN_FOLLOW}", not follow < MIN_FOLLOW, gelman, alike),
         ("trees at the largest depth", deep, f"<= {MAX_DEEP}", deep <= MAX_DEEP, "Stan Development Team 2024", more),
     ]
 

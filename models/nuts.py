@@ -30,8 +30,9 @@ from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.parallel import run_tasks
 from hybrid.models.prior import AbstractPrior, Prior, double_precision, require_continuous
+from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, follow_probability
 from hybrid.models.tempered_smc import tempered_smc
-from hybrid.models.thresholds import MAX_RHAT, MIN_ESS
+from hybrid.models.thresholds import MAX_RHAT, MIN_ESS, MIN_FOLLOW
 from hybrid.models.unconstrained import Points, Unconstrained, covariance
 
 Array = Any
@@ -309,7 +310,7 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
             settings, attempts = settings.stronger(), 2
             attempt = _attempt(prior, points, second, settings, report)
         draws = jax.tree.map(np.asarray, Unconstrained(prior).constrain(jnp.asarray(attempt.z), points.frame))
-    return _verdict(draws, attempt, attempts, settings)
+    return _verdict(draws, attempt, attempts, settings, follow_probability(prior, draws, problem))
 
 
 def _sample_all(
@@ -319,7 +320,7 @@ def _sample_all(
     return [_sample(prior, problem, settings, seed, report) for problem in problems]
 
 
-def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings) -> EngineResult:
+def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings, follow: float) -> EngineResult:
     reasons = []
     health, stats, share = attempt.health, attempt.stats, attempt.divergent_share
     if not health.max_rhat < MAX_RHAT:
@@ -337,6 +338,8 @@ def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings
             f"{100 * share:.1f} % of the NUTS transitions diverged: the posterior has corners that NUTS cannot follow; compare "
             "with engine='least_squares', or give the offending parameter a tighter prior with prior.replace(...)"
         )
+    if follow < MIN_FOLLOW:
+        reasons.append(FOLLOW_ONE_ANOTHER)
     info = {
         "method": "NUTS with SMC starts and independence jumps",
         "chains": settings.chains,
@@ -349,6 +352,7 @@ def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings
         "divergences": int(stats["diverging"].sum()),
         "jump_rate": float(stats["jump_rate"].mean()),
         "mean_n_steps": float(stats["n_steps"].mean()),
+        "follow_probability": follow,
     }
     return EngineResult(draws, stats, "needs_review" if reasons else "ok", tuple(reasons), info)
 
@@ -377,7 +381,9 @@ def run_nuts(
     Returns
     -------
     One result per problem, in order. Status is "needs_review" where rank-normalised R-hat is not below 1.01, bulk or tail
-    ESS is below 400 (Vehtari et al. 2021), or more than 2 % of the transitions diverged.
+    ESS is below 400 (Vehtari et al. 2021), more than 2 % of the transitions diverged, or the residuals follow one another
+    as those of replicated curves do in less than one of a hundred (see `hybrid.models.residuals`): then the draws are
+    right for the model, and the model is not right for the curve.
 
     Raises
     ------

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from hybrid.models.coordinates import Ratio
+from hybrid.models.distributions import Distribution
+from hybrid.models.engine import Problem
+from hybrid.models.law import Law
+from hybrid.models.nuts import run_nuts
+from hybrid.models.prior import Parameter, Prior
+from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, follow_probability
+
+SIGMA = 0.05
+
+
+class Level(Law):
+    name = "level"
+
+    def mean(self, xp, x, theta, frame):
+        return xp.exp(theta["level"]) + 0.0 * x
+
+
+@pytest.fixture(scope="module")
+def prior():
+    noise = Parameter("sigma", Distribution("LogNormal", loc=float(np.log(SIGMA)), scale=0.5))
+    return Prior("level", Level(), [Parameter("level", Distribution("Normal", loc=0.0, scale=1.0)), noise])
+
+
+def problem(x, log_y):
+    return Problem(x, np.exp(log_y), Ratio().frame(x, 10.0, 1.0))
+
+
+def truth(size=1):
+    return {"level": np.zeros((1, size)), "sigma": np.full((1, size), SIGMA)}
+
+
+def test_uniform_where_the_parameters_are_known(prior):
+    rng = np.random.default_rng(1)
+    x = np.geomspace(0.01, 1, 30)
+    found = [follow_probability(prior, truth(), problem(x, SIGMA * rng.standard_normal(30))) for _ in range(300)]
+    assert stats.kstest(found, "uniform").pvalue > 0.001
+
+
+def test_a_wave_is_seen_and_white_noise_of_the_same_size_is_not(prior):
+    x = np.geomspace(0.01, 1, 40)
+    wave = SIGMA * np.sqrt(2) * np.sin(6 * np.linspace(0, np.pi, 40))
+    assert follow_probability(prior, truth(), problem(x, wave)) < 0.001
+    shuffled = np.random.default_rng(0).permutation(wave)
+    assert follow_probability(prior, truth(), problem(x, shuffled)) > 0.05
+
+
+def test_repeats_that_come_in_order_do_not_follow_one_another(prior):
+    rng = np.random.default_rng(2)
+    x = np.repeat(np.geomspace(0.01, 1, 8), 20)
+    y = np.sort(SIGMA * rng.standard_normal((8, 20)), axis=1).ravel()
+    assert follow_probability(prior, truth(), problem(x, y)) > 0.05
+
+
+def test_three_places_are_too_few_to_tell(prior):
+    x = np.array([0.1, 0.1, 0.3, 1.0])
+    assert follow_probability(prior, truth(), problem(x, np.array([1.0, 1.0, 0.0, -1.0]))) == 1.0
+
+
+def test_one_outlier_does_not_hide_the_others(prior):
+    x = np.geomspace(0.01, 1, 60)
+    wave = SIGMA * np.sqrt(2) * np.sin(6 * np.linspace(0, np.pi, 60))
+    wave[30] = 3.0
+    assert follow_probability(prior, truth(), problem(x, wave)) < 0.01
+
+
+def test_exact_inference_says_that_the_model_does_not_hold(prior):
+    rng = np.random.default_rng(3)
+    x = np.geomspace(0.01, 1, 30)
+    flat, step = SIGMA * rng.standard_normal(30), 0.3 * (x > 0.1)
+    good, bad = run_nuts(prior, [problem(x, flat), problem(x, step + 0.2 * flat)], seed=1)
+    assert good.status == "ok"
+    assert good.info["follow_probability"] > 0.01
+    assert bad.status == "needs_review"
+    assert bad.reasons == (FOLLOW_ONE_ANOTHER,)
+    assert bad.info["follow_probability"] < 0.01
+    assert bad.info["max_rhat"] < 1.01
