@@ -33,7 +33,7 @@ DIFFERENCE = 1e-5  # of s, for derivatives
 FARTHEST = 300.0  # of an unconstrained parameter, whose exponential is then neither 0 nor infinite
 FARTHEST_STEP = 2.0  # of a component of s, in prior sds
 DISTINCT = 0.3  # distance in s at which two modes count as two while they are chosen, and a tenth of it at the end
-SIGMA_STEPS = 6
+LAMBERT_STEPS = 3
 LEAST_FREE = 0.5  # degrees of freedom of the noise, where there are no more points than parameters
 CONVERGED = 2e-4  # nats by which F may still fall
 LEAST_SIGMA = 1e-7
@@ -223,13 +223,18 @@ class LawFrame(nn.Module):
         return found[0], ((found[1:] - found[0]) / DIFFERENCE).movedim(0, -1)
 
     def _best_log_sigma(self, squares: Tensor, free: Tensor) -> Tensor:
-        """log sigma that minimises F for sums of squared residuals (B,), by Newton's method on a convex function."""
+        """log sigma that minimises F for sums of squared residuals (B,).
+
+        With w = 2 (log sigma - mu + tau^2 free), w e^w = 2 tau^2 squares exp(2 tau^2 free - 2 mu): Lambert's function, by
+        Newton's method on w + log w = z, which is concave.
+        """
         mu, tau = self.noise
-        found = 0.5 * (squares / free).clamp(min=LEAST_SIGMA**2).log()  # at its best without the prior
-        for _ in range(SIGMA_STEPS):
-            scaled = squares * (-2.0 * found).exp()
-            slope = free - scaled + (found - mu) / tau**2
-            found = found - (slope / (2.0 * scaled + 1.0 / tau**2)).clamp(-1.0, 1.0)
+        base = mu - tau**2 * free
+        z = (2.0 * tau**2 * squares.clamp(min=LEAST_SIGMA**2)).log() - 2.0 * base
+        w: Tensor = nn.functional.softplus(z)
+        for _ in range(LAMBERT_STEPS):
+            w = w * (1.0 + z - w.log()) / (1.0 + w)
+        found: Tensor = base + 0.5 * w
         return found.clamp(min=math.log(LEAST_SIGMA))
 
     def _advance(self, state: "_State", data: "_Data") -> "_State":

@@ -1,6 +1,8 @@
 """The predictive distribution that a network gives for one context, in the user's units."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,22 @@ from hybrid.models.coordinates import Frame
 Array = Any
 DEEPEST = math.log(1e4)  # moments of y leave out the last 1e-4 of a tail's mass: that of exp(v) may have no mean
 TOKENS = 200_000  # of a forward pass; more go through in parts
+FEW = 8  # contexts whose tensors are too small to be shared out among threads: waiting for one another takes longer
 ORDERED = 16  # positions that `sample` takes one after another; more are drawn given these
+
+
+@contextlib.contextmanager
+def _alone(batch: int) -> Iterator[None]:
+    """One thread for a small batch. On a busy machine more of them take several times as long."""
+    threads = torch.get_num_threads()
+    if batch > FEW or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Contexts:
@@ -62,15 +79,17 @@ class Contexts:
     def described(self) -> Described:
         """The contexts in relative coordinates; made once."""
         if self._described is None:
-            with torch.inference_mode():
+            with torch.inference_mode(), _alone(len(self.x)):
                 self._described = describe(self.x, self.y, self.mask, self.frame, self.model.law, self._starts)
         return self._described
 
     @torch.inference_mode()
     def bars(self, query: Tensor) -> BarDistribution:
         """The distribution of v, log y or y, at queries (B, M) in the prior's coordinates; float64."""
-        tokens = ask(self.described, query, self.model.law)
-        prediction, _ = self.model.network(tokens)
+        described = self.described
+        with _alone(len(query)):
+            tokens = ask(described, query, self.model.law)
+            prediction, _ = self.model.network(tokens)
         loc, scale = placed(prediction, tokens)
         loc = loc + scale * prediction.centre.double()
         scale = scale * prediction.log_width.double().exp()
@@ -79,8 +98,9 @@ class Contexts:
     @torch.inference_mode()
     def summary(self) -> Tensor:
         """The summaries of the contexts, shape (B, summaries * width), float32."""
-        tokens = ask(self.described, self.x[:, :0], self.model.law)
-        found: Tensor = self.model.network(tokens)[1].flatten(1)
+        described = self.described
+        with _alone(len(self.x)):
+            found: Tensor = self.model.network(ask(described, self.x[:, :0], self.model.law))[1].flatten(1)
         return found
 
     @property
