@@ -117,18 +117,19 @@ def run_sbc(
     InvalidArgumentError
         If the design has contexts of the best so far and the engine is exact: their likelihood is another one.
     """
+    if engine not in ("nuts", "pfn"):
+        raise EngineUnavailableError(f"engine {engine!r} gives no posterior to calibrate: use 'nuts' or 'pfn'")
+    if engine == "nuts" and not (isinstance(prior, Prior) and prior.is_continuous):
+        raise EngineUnavailableError(f"engine 'nuts' cannot serve prior {prior.name!r}: calibrate engine='pfn'")
+    if engine == "nuts" and design.best_so_far:
+        raise InvalidArgumentError("exact inference is for measurements as they are: set best_so_far of the design to 0")
     simulated = simulate(prior, simulations, design, seed)
     rng = np.random.default_rng(seed + 1)
-    if engine == "nuts":
-        if not (isinstance(prior, Prior) and prior.is_continuous):
-            raise EngineUnavailableError(f"engine 'nuts' cannot serve prior {prior.name!r}: calibrate engine='pfn'")
-        if design.best_so_far:
-            raise InvalidArgumentError("exact inference is for measurements as they are: set best_so_far of the design to 0")
-        fitted = _exact(prior, simulated, cache, workers, progress)
-    elif engine == "pfn":
+    if engine == "pfn":
         fitted = _amortized(prior, simulated, seed, checkpoint)
     else:
-        raise EngineUnavailableError(f"engine {engine!r} gives no posterior to calibrate: use 'nuts' or 'pfn'")
+        assert isinstance(prior, Prior)
+        fitted = _exact(prior, simulated, cache, workers, progress)
     posteriors, predictives, ok, thin = fitted
     kept = np.flatnonzero(ok)
     groups: dict[str, xr.Dataset] = {}
