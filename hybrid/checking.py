@@ -106,7 +106,7 @@ def _chain_health(fit: Fit) -> list[Row]:
     tail = min(float(tails[name]) for name in names)
     more = f"draw more: draws={4 * size}"
     corner = "the posterior has corners that NUTS cannot follow: a tighter prior with prior.replace(...), or another law"
-    vehtari, gelman = "Vehtari et al. 2021, section 4", "posterior predictive check: Gelman, Meng and Stern 1996"
+    vehtari, gelman = "Vehtari et al. 2021, section 4", "Gelman, Meng and Stern 1996"
     follow, alike = float(fit.info.get("follow_probability", math.nan)), FOLLOW_ONE_ANOTHER
     return [
         ("R-hat", float(rhat), f"< {MAX_RHAT}", rhat < MAX_RHAT, vehtari, f"the chains disagree; {more}, or fewer breaks"),
