@@ -1,7 +1,7 @@
 """Relative coordinates: what the network is told of a curve, and the two lines from which its forecasts are counted."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,9 +45,12 @@ class Described(NamedTuple):
 
     def row(self, i: int) -> "Described":
         """One of the contexts."""
-        part = slice(i, i + 1)
-        smooth, modes, frame = (type(f)(*(v[part] for v in f)) for f in (self.smooth, self.modes, self.frame))
-        return Described(*(value[part] for value in self[:6]), smooth, modes, frame)  # type: ignore[arg-type, call-arg]
+        return _rows(self, slice(i, i + 1))  # type: ignore[no-any-return]
+
+
+def _rows(value: Any, part: slice) -> Any:
+    """Some rows of a tensor, or of a tuple of such, nested to any depth."""
+    return value[part] if isinstance(value, Tensor) else type(value)(*(_rows(v, part) for v in value))
 
 
 class Tokens(NamedTuple):

@@ -14,6 +14,7 @@ single precision can state the rest.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import get_prior
 
 MODES = 2
+CONDITIONAL_STEPS = 4
 COARSE = 16  # points that the starts are fitted to
 KEPT = 0.75  # a descent goes on with the rows that have not converged where they are less than this share
 BANK = 256
@@ -65,6 +67,21 @@ class Groups(NamedTuple):
     v: Tensor  #: (B, T) mean of v
 
 
+class Data(NamedTuple):
+    """What the law is fitted to."""
+
+    groups: Groups
+    frame: Frame
+    within: Tensor  #: (B,) sum of squares inside the groups
+
+    def take(self, rows: Tensor) -> "Data":
+        return Data(Groups(*(p[rows] for p in self.groups)), Frame(*(p[rows] for p in self.frame)), self.within[rows])
+
+    def repeat(self, times: int) -> "Data":
+        """All rows so many times, one after another."""
+        return self.take(torch.arange(len(self.groups.v), device=self.groups.v.device).repeat(times))
+
+
 class Modes(NamedTuple):
     """The law's modes for a batch of contexts; M = MODES, d parameters besides sigma."""
 
@@ -74,6 +91,16 @@ class Modes(NamedTuple):
     log_sigma: Tensor  #: (B, M)
     log_sigma_sd: Tensor  #: (B, M)
     weight: Tensor  #: (B, M) by Laplace evidence; 0 where the second mode is the first again
+    data: Data  #: what the law was fitted to, merged such that the first mode's bend biases nothing
+
+
+class Conditional(NamedTuple):
+    """The k nearly linear parameters and sigma given all others, by a Laplace approximation; see `LawFrame.conditional`."""
+
+    centre: Tensor  #: (..., B, k) of s
+    root: Tensor  #: (..., B, k, k) lower Cholesky factor R: R'(s - centre) has unit covariance
+    log_sigma: Tensor  #: (..., B)
+    log_sigma_sd: Tensor  #: (..., B)
 
 
 def group(xi: Tensor, v: Tensor, mask: Tensor, most: int) -> Groups:
@@ -143,21 +170,6 @@ class _State(NamedTuple):
         return _State(*(old.index_copy(0, rows, new) for old, new in zip(self, part, strict=True)))
 
 
-class _Data(NamedTuple):
-    """What the law is fitted to."""
-
-    groups: Groups
-    frame: Frame
-    within: Tensor  # (B,) sum of squares inside the groups
-
-    def take(self, rows: Tensor) -> "_Data":
-        return _Data(Groups(*(p[rows] for p in self.groups)), Frame(*(p[rows] for p in self.frame)), self.within[rows])
-
-    def repeat(self, times: int) -> "_Data":
-        """All rows so many times, one after another."""
-        return self.take(torch.arange(len(self.groups.v), device=self.groups.v.device).repeat(times))
-
-
 class LawFrame(nn.Module):
     """Fits the law of a prior to contexts.
 
@@ -181,6 +193,7 @@ class LawFrame(nn.Module):
         self.prior, self.logarithmic, self.search = prior, logarithmic, SEARCHES[search]
         self.names = tuple(p.name for p in prior.parameters if p.name != "sigma")
         self.size = len(self.names)
+        self.inner = [i for i, name in enumerate(self.names) if name in prior.law.nearly_linear]
         self._known: dict[tuple[torch.dtype, torch.device], list[Any]] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -216,9 +229,10 @@ class LawFrame(nn.Module):
         y: Tensor = self.prior.mean(theta, x, frame)
         return y.log() if self.logarithmic else y
 
-    def _linearise(self, s: Tensor, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
-        """The curve (B, n) and its derivatives with respect to s (B, n, d), by differences."""
-        steps = torch.cat([s.new_zeros(1, self.size), DIFFERENCE * torch.eye(self.size, dtype=s.dtype, device=s.device)])
+    def _linearise(self, s: Tensor, x: Tensor, frame: Frame, moving: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The curve (B, n) and its derivatives with respect to k components of s (B, n, k), by differences."""
+        each = DIFFERENCE * torch.eye(self.size, dtype=s.dtype, device=s.device)[moving]
+        steps = torch.cat([s.new_zeros(1, self.size), each])
         found = self.curve(s + steps[:, None], x, frame)
         return found[0], ((found[1:] - found[0]) / DIFFERENCE).movedim(0, -1)
 
@@ -237,11 +251,11 @@ class LawFrame(nn.Module):
         found: Tensor = base + 0.5 * w
         return found.clamp(min=math.log(LEAST_SIGMA))
 
-    def _advance(self, state: "_State", data: "_Data") -> "_State":
+    def _advance(self, state: _State, data: Data, moving: Sequence[int]) -> _State:
         """One step of Levenberg-Marquardt: try, keep what is better, and choose the next trial."""
         groups, trial = data.groups, state.trial
         mu, tau = self.noise
-        found, jacobian = self._linearise(trial, groups.x, data.frame)
+        found, jacobian = self._linearise(trial, groups.x, data.frame, moving)
         residual = groups.v - found
         squares = (groups.number * residual.square()).sum(1) + data.within
         possible = torch.isfinite(squares) & torch.isfinite(jacobian).flatten(1).all(1)
@@ -254,15 +268,17 @@ class LawFrame(nn.Module):
         better = possible & (value < state.value) & state.active
         weighted = jacobian * (groups.number * scaled[:, None])[..., None]
         gram = torch.where(better[:, None, None], weighted.mT @ jacobian, state.gram)
-        slope = torch.where(better[:, None], (weighted.mT @ residual[..., None])[..., 0] - trial, state.slope)
+        slope = torch.where(better[:, None], (weighted.mT @ residual[..., None])[..., 0] - trial[:, moving], state.slope)
         damping = torch.where(better, 0.2 * state.damping, 6.0 * state.damping).clamp(1e-6, 1e8)
         ridge = 1.0 + damping[:, None] * (gram.diagonal(dim1=1, dim2=2) + 1.0)
         factor = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))[0]
         move = torch.cholesky_solve(slope[..., None], factor)[..., 0].nan_to_num(0.0)
         farthest = move.abs().amax(1, keepdim=True)
         s = torch.where(better[:, None], trial, state.s)
+        ahead = s.clone()
+        ahead[:, moving] += move * (FARTHEST_STEP / farthest.clamp(min=FARTHEST_STEP))
         return _State(
-            s + move * (FARTHEST_STEP / farthest.clamp(min=FARTHEST_STEP)),
+            ahead,
             s,
             torch.where(better, value, state.value),
             torch.where(better, squares, state.squares),
@@ -272,14 +288,18 @@ class LawFrame(nn.Module):
             state.active & ((slope * move).sum(1) > CONVERGED),
         )
 
-    def _descend(self, s: Tensor, data: "_Data", steps: int) -> "_State":
-        """Levenberg-Marquardt from s (B, d). Contexts that have converged rest, and are left out once they are many."""
-        one = torch.ones_like(s[:, 0])
-        gram = s.new_zeros(*s.shape, self.size)
-        state = _State(s, s, IMPOSSIBLE * one, one, gram, torch.zeros_like(s), 0.05 * one, one > 0)
+    def _descend(self, s: Tensor, data: Data, steps: int, moving: Sequence[int] | None = None) -> _State:
+        """Levenberg-Marquardt from s (B, d), over all its components or some of them.
+
+        Contexts that have converged rest, and are left out once they are many.
+        """
+        moving = list(range(self.size)) if moving is None else moving
+        one, count = torch.ones_like(s[:, 0]), len(moving)
+        gram, slope = s.new_zeros(len(s), count, count), s.new_zeros(len(s), count)
+        state = _State(s, s, IMPOSSIBLE * one, one, gram, slope, 0.05 * one, one > 0)
         whole, rows = state, None
         for step in range(steps + 1):
-            state = self._advance(state, data)
+            state = self._advance(state, data, moving)
             left = int(state.active.sum())
             if step == steps or left == 0:
                 break
@@ -312,7 +332,7 @@ class LawFrame(nn.Module):
     def _search(self, xi: Tensor, v: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
         """Two starts for each context from a fit of several to its merged points, shape (2, B, d), and whether both count."""
         batch = len(v)
-        data = _Data(group(xi, v, mask, COARSE), frame, v.new_zeros(batch))
+        data = Data(group(xi, v, mask, COARSE), frame, v.new_zeros(batch))
         s = self._starts(data.groups, frame)
         search = self.search
         for count, steps in ((search.starts, search.first_steps), (search.best, search.coarse_steps)):
@@ -326,12 +346,12 @@ class LawFrame(nn.Module):
         second = s.gather(0, others.argmin(0)[None, :, None].expand(1, batch, self.size))[0]
         return torch.stack([first, torch.where(exists[:, None], second, first)]), exists
 
-    def _merged(self, s: Tensor, xi: Tensor, v: Tensor, mask: Tensor, groups: Groups, frame: Frame) -> _Data:
+    def _merged(self, s: Tensor, xi: Tensor, v: Tensor, mask: Tensor, groups: Groups, frame: Frame) -> Data:
         """The groups for each of the modes near s (MODES B, d), such that the law's bend inside a group biases nothing.
 
         The mean of a group's residuals, which are taken at all points, is added to the law at the group's mean position.
         """
-        data = _Data(groups, frame, v.new_zeros(len(v))).repeat(MODES)
+        data = Data(groups, frame, v.new_zeros(len(v))).repeat(MODES)
         xi, v, mask = (part.repeat(MODES, 1) for part in (xi, v, mask))
         residual = torch.where(mask, v - self.curve(s, xi.exp(), data.frame), 0.0).nan_to_num(0.0)
         number = data.groups.number
@@ -363,7 +383,8 @@ class LawFrame(nn.Module):
             exists = torch.ones(batch, dtype=torch.bool, device=v.device)
         s = starts.flatten(0, 1)
         for _ in range(self.search.rounds):
-            found = self._descend(s, self._merged(s, xi, v, mask, groups, frame), self.search.fine_steps)
+            data = self._merged(s, xi, v, mask, groups, frame)
+            found = self._descend(s, data, self.search.fine_steps)
             s = found.s
         eye = torch.eye(self.size, dtype=v.dtype, device=v.device)
         root, failed = torch.linalg.cholesky_ex(found.gram + eye)
@@ -386,9 +407,28 @@ class LawFrame(nn.Module):
 
         log_sigma_sd = (2.0 * free + 1.0 / self.noise[1] ** 2).rsqrt()
         weight = evidence.softmax(0).T.gather(1, order)
-        return Modes(
-            arranged(s.flatten(0, 1)), arranged(root), arranged(spread), arranged(log_sigma), arranged(log_sigma_sd), weight
-        )
+        s, root, spread, log_sigma, log_sigma_sd = map(arranged, (s.flatten(0, 1), root, spread, log_sigma, log_sigma_sd))
+        first = data.take(order[:, 0] * batch + torch.arange(batch, device=v.device))
+        return Modes(s, root, spread, log_sigma, log_sigma_sd, weight, first)
+
+    def conditional(self, s: Tensor, modes: Modes) -> Conditional:
+        """The nearly linear parameters and sigma given all others, which are taken from s of shape (..., B, d).
+
+        From the first mode's, a few steps over these alone: a function of the others and the context, whether or not it has
+        converged. It goes along with a posterior that is bent or far from any mode, as Laplace approximations nested in
+        a wider one do (Rue, Martino and Chopin 2009, JRSS B 71, 319-392).
+        """
+        ahead, shape = s.clone(), s.shape[:-1]
+        ahead[..., self.inner] = modes.s[:, 0, self.inner].expand(*shape, -1)
+        data = modes.data.repeat(ahead.numel() // self.size // len(modes.s))
+        found = self._descend(ahead.flatten(0, -2), data, CONDITIONAL_STEPS, self.inner)
+        root, failed = torch.linalg.cholesky_ex(found.gram + torch.eye(len(self.inner), dtype=s.dtype, device=s.device))
+        root = torch.where((failed == 0)[:, None, None], root, torch.eye(len(self.inner), dtype=s.dtype, device=s.device))
+        free = (data.groups.number.sum(1) - len(self.inner)).clamp(min=LEAST_FREE)
+        log_sigma = self._best_log_sigma(found.squares, free)
+        log_sigma_sd = (2.0 * free + 1.0 / self.noise[1] ** 2).rsqrt()
+        parts = (found.s[:, self.inner], root, log_sigma, log_sigma_sd)
+        return Conditional(*(part.view(*shape, *part.shape[1:]) for part in parts))
 
     def along(self, modes: Modes, x: Tensor, frame: Frame) -> Tensor:
         """The curve of each mode at x over the last context x (B, n), shape (M, B, n)."""

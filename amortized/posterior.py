@@ -10,7 +10,7 @@ from torch.distributions import Distribution, biject_to
 
 from hybrid.amortized.coordinates import Described, curve_features, mode_features
 from hybrid.amortized.law_frame import FARTHEST as LARGEST
-from hybrid.amortized.law_frame import MODES, LawFrame, Modes
+from hybrid.amortized.law_frame import MODES, Conditional, LawFrame, Modes
 from hybrid.amortized.moves import moved
 from hybrid.amortized.settings import Settings
 from hybrid.models.coordinates import Frame
@@ -38,13 +38,15 @@ def _classes(prior: AbstractPrior) -> tuple[Mapping[str, int], ...]:
 
 
 class FlowHead(nn.Module):
-    """q(theta | context) for a prior with continuous parameters: a mixture of one normalizing flow in three frames.
+    """q(theta | context) for a prior with continuous parameters: a mixture of one normalizing flow in several frames.
 
     Two frames are the modes of the law that was fitted to the context, in which the parameters are whitened by the Laplace
-    approximation there: what the data pin down to one in 10,000 asks nothing of the network. The third is the prior, for what
-    the two modes miss. In each the parameters follow a masked autoregressive affine map (Papamakarios et al. 2017) and
-    neural spline couplings (Durkan et al. 2019), conditioned on the context and the frame; the network weighs the frames.
-    The density is that of the mixture, exact.
+    approximation there: what the data pin down to one in 10,000 asks nothing of the network. The third is the prior, for
+    what the two modes miss. A law with nearly linear parameters has a fourth: the others as the prior has them, and the
+    nearly linear ones and sigma whitened by the Laplace approximation given these, which goes along with a bent posterior.
+    In each the parameters follow a masked autoregressive affine map (Papamakarios et al. 2017) and neural spline couplings
+    (Durkan et al. 2019), conditioned on the context and the frame; the network weighs the frames. The density is that of
+    the mixture, exact.
 
     Parameters
     ----------
@@ -83,26 +85,31 @@ class FlowHead(nn.Module):
         of_curve = features + curve_features(law.size)
         self.summary = nn.Linear(of_curve, SUMMARY)
         self.of_mode = nn.Linear(mode_features(law.size), SUMMARY)
-        self.of_frame = nn.Parameter(0.1 * torch.randn(MODES + 1, SUMMARY))
-        self.weight = nn.Linear(of_curve, MODES + 1)
+        frames = MODES + (2 if law.inner else 1)
+        self.of_frame = nn.Parameter(0.1 * torch.randn(frames, SUMMARY))
+        self.weight = nn.Linear(of_curve, frames)
         nn.init.zeros_(self.weight.weight)
         nn.init.zeros_(self.weight.bias)
 
     def _bijections(self, like: Tensor) -> list[Any]:
         return [biject_to(p.distribution.torch(like.dtype, like.device).support) for p in self.prior.parameters]
 
-    def _flow(self, summary: Tensor, described: Described) -> tuple[Any, Tensor]:
-        """The flow's distribution, batch (B, frames), and the log weights of the frames, (B, frames)."""
+    def _conditions(self, summary: Tensor, described: Described) -> tuple[Tensor, Tensor]:
+        """What the flow is conditioned on in each frame, (B, F, SUMMARY), and the log weights of the frames, (B, F)."""
         known = torch.cat([summary, described.curve], -1)
         by_mode = self.of_mode(described.by_mode)
-        by_frame = torch.cat([by_mode, torch.zeros_like(by_mode[:, :1])], 1) + self.of_frame
+        others = len(self.of_frame) - MODES
+        by_frame = torch.cat([by_mode, torch.zeros_like(by_mode[:, :1]).expand(-1, others, -1)], 1) + self.of_frame
         evidence = described.modes.weight.float().clamp(min=LEAST_WEIGHT).log()
-        prior = torch.full_like(evidence[:, :1], PRIOR_LOGIT)
+        prior = torch.full_like(evidence[:, :1], PRIOR_LOGIT).expand(-1, others)
         log_weight = (torch.cat([evidence, prior], 1) + self.weight(known)).log_softmax(-1)
-        return self.flow(self.summary(known)[:, None] + by_frame), log_weight
+        return self.summary(known)[:, None] + by_frame, log_weight
 
     def _frames(self, modes: Modes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centre (B, F, d + 1) of s and log sigma in each frame, R' (B, F, d, d), sd of log sigma (B, F), and log |dz/ds|."""
+        """Centre (B, F, d + 1) of s and log sigma in each frame, R' (B, F, d, d), sd of log sigma (B, F), and log |dz/ds|.
+
+        Those of the modes and of the prior, which are the same for all parameters.
+        """
         law = self._law[0]
         batch, _, size = modes.s.shape
         mu, tau = law.noise.expand(batch, 2).unbind(1)
@@ -123,15 +130,51 @@ class FlowHead(nn.Module):
         jacobian = bijection.log_abs_det_jacobian(bijection.inv(sigma), sigma) - sigma.log()
         return torch.cat([s, sigma.log()[..., None]], -1), jacobian - law.scale.log().sum()
 
-    def _log_q(self, both: Tensor, summary: Tensor, described: Described) -> Tensor:
-        """log q of s and log sigma (..., B, d + 1)."""
-        flow, log_weight = self._flow(summary, described)
-        centre, whiten, log_sigma_sd, volume = self._frames(described.modes)
-        away = both[..., None, :] - centre  # (..., B, F, d + 1)
+    def _given(self, both: Tensor, modes: Modes) -> Conditional | None:
+        """The nearly linear parameters given the others, if the law has any."""
+        law = self._law[0]
+        return law.conditional(both[..., :-1], modes) if law.inner else None
+
+    def _whitened(self, both: Tensor, modes: Modes, given: Conditional | None) -> tuple[Tensor, Tensor]:
+        """s and log sigma (..., B, d + 1) in each frame, shape (..., B, F, d + 1), and log |dz/ds|, shape (..., B, F)."""
+        centre, whiten, log_sigma_sd, volume = self._frames(modes)
+        away = both[..., None, :] - centre
         z = (whiten @ away[..., :-1, None])[..., 0]
         z = torch.cat([z, away[..., -1:] / log_sigma_sd[..., None]], -1)
+        volume = volume.expand(z.shape[:-1])
+        if given is None:
+            return z, volume
+        inner, last = self._law[0].inner, both.clone()
+        last[..., inner] = (given.root.mT @ (both[..., inner] - given.centre)[..., None])[..., 0]
+        last[..., -1] = (both[..., -1] - given.log_sigma) / given.log_sigma_sd
+        own = given.root.diagonal(dim1=-2, dim2=-1).log().sum(-1) - given.log_sigma_sd.log()
+        return torch.cat([z, last[..., None, :]], -2), torch.cat([volume, own[..., None]], -1)
+
+    def _unwhitened(self, z: Tensor, frame: Tensor, modes: Modes) -> tuple[Tensor, Conditional | None]:
+        """s and log sigma (draws, B, d + 1) from z (draws, B, d + 1) in the frames of these numbers (draws, B)."""
+        centre, whiten, log_sigma_sd, _ = self._frames(modes)
+        row, plain = torch.arange(z.shape[1], device=z.device), frame.clamp(max=MODES)
+        # R'(s - mode) = z, R' upper triangular
+        away = torch.linalg.solve_triangular(whiten[row, plain], z[..., :-1, None], upper=True)[..., 0]
+        both = torch.cat([away, (z[..., -1] * log_sigma_sd[row, plain])[..., None]], -1) + centre[row, plain]
+        here = (frame > MODES)[..., None]
+        both = torch.where(here, z, both)
+        given = self._given(both, modes)
+        if given is None:
+            return both, None
+        inner, last = self._law[0].inner, z.clone()
+        of_unit = torch.linalg.solve_triangular(given.root.mT, z[..., inner, None], upper=True)[..., 0]
+        last[..., inner] = given.centre + of_unit
+        last[..., -1] = given.log_sigma + z[..., -1] * given.log_sigma_sd
+        return torch.where(here, last, both), given
+
+    def _log_q(self, both: Tensor, summary: Tensor, described: Described, given: Conditional | None = None) -> Tensor:
+        """log q of s and log sigma (..., B, d + 1)."""
+        conditions, log_weight = self._conditions(summary, described)
+        given = self._given(both, described.modes) if given is None else given
+        z, volume = self._whitened(both, described.modes, given)
         near = z.abs().amax(-1) < FARTHEST
-        log_q = flow.log_prob(torch.where(near[..., None], z, 0.0).float())
+        log_q = self.flow(conditions).log_prob(torch.where(near[..., None], z, 0.0).float())
         each = torch.where(near, log_q + volume + log_weight, -torch.inf)
         return each.logsumexp(-1)
 
@@ -145,18 +188,13 @@ class FlowHead(nn.Module):
     @torch.no_grad()
     def sample(self, summary: Tensor, described: Described, draws: int) -> tuple[dict[str, Tensor], Tensor]:
         """Draws by name, and log q of each over the unconstrained parameters; shapes (draws, B), float64."""
-        flow, log_weight = self._flow(summary, described)
-        centre, whiten, log_sigma_sd, _ = self._frames(described.modes)
-        batch = len(summary)
-        z = flow.rsample((draws,)).double()  # (draws, B, F, d + 1)
+        conditions, log_weight = self._conditions(summary, described)
         frame = torch.multinomial(log_weight.exp(), draws, replacement=True).T  # (draws, B)
-        z = z.gather(2, frame[..., None, None].expand(draws, batch, 1, z.shape[-1]))[:, :, 0]
-        row = torch.arange(batch, device=z.device)
-        # R'(s - mode) = z, R' upper triangular
-        away = torch.linalg.solve_triangular(whiten[row, frame], z[..., :-1, None], upper=True)[..., 0]
-        both = torch.cat([away, (z[..., -1] * log_sigma_sd[row, frame])[..., None]], -1) + centre[row, frame]
+        z = self.flow(conditions[torch.arange(frame.shape[1], device=frame.device), frame]).rsample().double()
+        both, given = self._unwhitened(z, frame, described.modes)
         theta = self.constrain(both)
-        return theta, self.log_prob(theta, summary, described)
+        both, volume = self._split(theta)  # the constraints round a little
+        return theta, self._log_q(both, summary, described, given) + volume
 
     def constrain(self, both: Tensor) -> dict[str, Tensor]:
         """Parameters by name, each of shape (...), from s and log sigma, shape (..., d + 1)."""

@@ -126,7 +126,7 @@ def run_sbc(
     simulated = simulate(prior, simulations, design, seed)
     rng = np.random.default_rng(seed + 1)
     if engine == "pfn":
-        fitted = _amortized(prior, simulated, seed, checkpoint)
+        fitted = _amortized(prior, simulated, seed, checkpoint, progress)
     else:
         assert isinstance(prior, Prior)
         fitted = _exact(prior, simulated, cache, workers, progress)
@@ -160,14 +160,15 @@ def _exact(prior: Prior, simulated: Simulated, cache: Path | None, workers: int,
     return posteriors, predictives, found.status == "ok", np.minimum(found.ess, DRAWS).astype(int)
 
 
-def _amortized(prior: AbstractPrior, simulated: Simulated, seed: int, checkpoint: Any) -> _Fitted:
+def _amortized(prior: AbstractPrior, simulated: Simulated, seed: int, checkpoint: Any, progress: bool) -> _Fitted:
     # Every curve is of the prior: what the network remarks on belongs to its calibration, and none is left out.
     run = importlib.import_module("hybrid.amortized.engine").run_pfn
     results = run(prior, simulated.problems, seed, checkpoint=checkpoint, draws=DRAWS)
     n = len(results)
     posteriors = None
     if results[0].draws:
-        posteriors = [{name: np.asarray(value).reshape(-1) for name, value in r.draws.items()} for r in results]
+        bar = tqdm(results, desc="parameter draws", unit="curve", disable=not progress)
+        posteriors = [{name: np.asarray(value).reshape(-1) for name, value in r.draws.items()} for r in bar]
     return posteriors, [r.predictive for r in results], np.ones(n, dtype=bool), np.full(n, DRAWS)
 
 

@@ -30,6 +30,7 @@ class Bnsl(Law):
     def __init__(self, breaks: int) -> None:
         self.breaks = breaks
         self.name = "bnsl" if breaks == 1 else f"bnsl{breaks}"  # type: ignore[misc]
+        self.nearly_linear = ("y_first", "y_ratio", *(f"slope_change_{i}" for i in range(1, breaks + 1)))
 
     def _breaks(self, xp: Any, theta: Theta, frame: Frame) -> list[tuple[Array, Array, Array]]:
         """(slope change, log position, sharpness) of each break."""

@@ -22,6 +22,9 @@ class Law(abc.ABC):
     version: ClassVar[int] = 1
     constrained: ClassVar[bool] = False  #: whether `admits` leaves anything out
     classes: ClassVar[tuple[Mapping[str, int], ...]] = ()  #: what kinds of curve a mixture of laws distinguishes
+    #: parameters that the data fix once all others are given, because the log of the curve is nearly linear in them or in their
+    #: logs; the amortized engine states them relative to that (see `hybrid.amortized.posterior`)
+    nearly_linear: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:

@@ -234,6 +234,59 @@ def test_frames_standardise_the_prior_and_whiten_by_each_mode(prior: Prior) -> N
     assert not torch.equal(FlowHead(other, prior, FEATURES, 1, 8).summary.weight, head.summary.weight)
 
 
+def in_the_last_frame(head: FlowHead, both: Tensor, described: Described) -> tuple[Tensor, Tensor]:
+    z, volume = head._whitened(both, described.modes, head._given(both, described.modes))
+    return z[..., -1, :], volume[..., -1]
+
+
+def test_the_frame_of_nearly_linear_parameters_is_a_change_of_variables() -> None:
+    prior = get_prior("bnsl")
+    assert isinstance(prior, Prior)
+    head = make_flow(prior)
+    _, described = contexts(head, 3)
+    z = torch.randn(5, 3, len(head.names), dtype=torch.float64)
+    both, _ = head._unwhitened(z, torch.full((5, 3), MODES + 1), described.modes)
+    back, volume = in_the_last_frame(head, both, described)
+    torch.testing.assert_close(back, z, rtol=0, atol=1e-8)
+    # log |dz / ds| by differences
+    size, step = z.shape[-1], 1e-6
+    apart = both[None] + step * torch.eye(size, dtype=torch.float64)[:, None, None]
+    up, _ = in_the_last_frame(head, apart.flatten(0, 1), described)
+    jacobian = ((up.view(size, 5, 3, size) - back) / step).permute(1, 2, 3, 0)
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], volume, rtol=0, atol=1e-3)
+
+
+def test_given_the_others_the_nearly_linear_parameters_are_standard_normal_there() -> None:
+    """So they are for the true parameters, which are a draw of the posterior, where data and prior are such as here."""
+    prior = get_prior("bnsl")
+    assert isinstance(prior, Prior)
+    head = make_flow(prior, trained=False)
+    curves = sample_curves(prior, 400, Design(context=(8, 60)), 3, dtype=torch.float64)
+    described = describe(curves.x_context, curves.y_context, curves.mask, curves.frame, head._law[0])
+    z, _ = in_the_last_frame(head, head._split(curves.theta)[0], described)
+    chosen = z[:, [*head._law[0].inner, -1]]
+    inside = (chosen.abs() < 1.645).double().mean(0)
+    assert float(inside.min()) > 0.8
+    assert float(inside.max()) < 0.97
+    assert float(chosen.median(0).values.abs().max()) < 0.3
+
+
+def test_density_with_the_frame_of_nearly_linear_parameters_is_normalised() -> None:
+    prior = get_prior("bnsl")
+    assert isinstance(prior, Prior)
+    head = make_flow(prior, trained=False)
+    summary, described = contexts(head, 1)
+    n = 20_000
+    with torch.no_grad():
+        head.weight.bias[-1] = 5.0  # nearly all draws are of this frame
+    theta, log_q = head.sample(summary, described, n)
+    z, volume = in_the_last_frame(head, head._split(theta)[0], described)
+    log_p = normal(z)[:, 0] + volume[:, 0] - head._law[0].scale.log().sum()
+    weight = (log_p - log_q[:, 0]).exp().numpy()
+    assert weight.mean() == pytest.approx(1.0, abs=max(5 * weight.std() / math.sqrt(n), 0.02))
+    assert weight.std() / math.sqrt(n) < 0.05
+
+
 @pytest.mark.parametrize("noise", [1e-6, 0.05])
 def test_parameters_far_from_every_mode_have_a_density(noise: float) -> None:
     """The frame of the prior holds what the modes miss, and what is too far out for a frame spoils no gradient."""
