@@ -15,6 +15,7 @@ from hybrid.amortized.importance import resampled, surplus, truncated_weights
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
+from hybrid.amortized.threads import one_thread
 from hybrid.amortized.typical import NAMED, WANDER
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
@@ -99,6 +100,7 @@ def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]
     return [*found, *said]
 
 
+@one_thread()
 def _draw_posterior(
     head: FlowHead, summary: Tensor, described: Described, problem: Problem, draws: int, seed: int
 ) -> dict[str, np.ndarray]:

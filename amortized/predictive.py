@@ -1,8 +1,6 @@
 """The predictive distribution that a network gives for one context, in the user's units."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,27 +11,14 @@ from hybrid.amortized.bar_distribution import BarDistribution
 from hybrid.amortized.coordinates import Described, ask, describe, to_value
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.network import placed
+from hybrid.amortized.threads import one_thread
 from hybrid.models.coordinates import Frame
 
 Array = Any
 DEEPEST = math.log(1e4)  # moments of y leave out the last 1e-4 of a tail's mass: that of exp(v) may have no mean
 TOKENS = 200_000  # of a forward pass; more go through in parts
-FEW = 8  # contexts whose tensors are too small to be shared out among threads: waiting for one another takes longer
+FEW = 8  # contexts whose tensors are too small to be shared out among threads
 ORDERED = 16  # positions that `sample` takes one after another; more are drawn given these
-
-
-@contextlib.contextmanager
-def _alone(batch: int) -> Iterator[None]:
-    """One thread for a small batch. On a busy machine more of them take several times as long."""
-    threads = torch.get_num_threads()
-    if batch > FEW or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Contexts:
@@ -79,7 +64,7 @@ class Contexts:
     def described(self) -> Described:
         """The contexts in relative coordinates; made once."""
         if self._described is None:
-            with torch.inference_mode(), _alone(len(self.x)):
+            with torch.inference_mode(), one_thread(len(self.x) <= FEW):
                 self._described = describe(self.x, self.y, self.mask, self.frame, self.model.law, self._starts)
         return self._described
 
@@ -87,7 +72,7 @@ class Contexts:
     def bars(self, query: Tensor) -> BarDistribution:
         """The distribution of v, log y or y, at queries (B, M) in the prior's coordinates; float64."""
         described = self.described
-        with _alone(len(query)):
+        with one_thread(len(query) <= FEW):
             tokens = ask(described, query, self.model.law)
             prediction, _ = self.model.network(tokens)
         loc, scale = placed(prediction, tokens)
@@ -99,7 +84,7 @@ class Contexts:
     def summary(self) -> Tensor:
         """The summaries of the contexts, shape (B, summaries * width), float32."""
         described = self.described
-        with _alone(len(self.x)):
+        with one_thread(len(self.x) <= FEW):
             found: Tensor = self.model.network(ask(described, self.x[:, :0], self.model.law))[1].flatten(1)
         return found
 

@@ -10,12 +10,13 @@ import xarray as xr
 from scipy import stats
 
 import hybrid
-from hybrid.amortized import engine
+from hybrid.amortized import engine, predictive
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.coordinates import to_value
 from hybrid.amortized.design import Design
 from hybrid.amortized.predictive import Contexts
 from hybrid.amortized.sampler import sample_curves
+from hybrid.amortized.threads import one_thread
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
 from hybrid.models.registry import get_prior
 from hybrid.result import Fit
@@ -318,3 +319,24 @@ def test_both_engines_agree_on_fresh_curves(name: str) -> None:
     assert np.mean(distances) < 0.1
     assert np.median(distances) < 0.06
     assert -0.1 < np.mean(gains) < 0.25
+
+
+def test_small_batches_run_on_one_thread_and_leave_the_number_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, original, before = [], predictive.describe, torch.get_num_threads()
+
+    def describe(*arguments: object) -> object:
+        seen.append(torch.get_num_threads())
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictive, "describe", describe)
+    torch.set_num_threads(2)
+    try:
+        hybrid.fit(make_curve(), "m4", "pfn").predict([200.0])
+        assert torch.get_num_threads() == 2
+        hybrid.fit_many([make_curve(seed=k) for k in range(predictive.FEW + 1)], "m4", "pfn")
+        assert seen == [1, 2]
+        with pytest.raises(KeyError), one_thread():
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
