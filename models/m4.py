@@ -67,6 +67,7 @@ class M4(Law):
 
     name = "m4"
     formula = "(y - epsilon_inf) / (epsilon_0 - y)^alpha = beta x^-c"
+    nearly_linear = ("y_first", "y_ratio")
 
     def _shape(self, xp: Any, theta: Theta, frame: Frame) -> tuple[Array, Array, Array]:
         """log w at the last context x, log f there, and c."""
