@@ -65,8 +65,7 @@ def main() -> None:
             pits.append(((bars.cdf(to_value(curves.y_target, model.logarithmic)) - lost) / (1.0 - lost)).numpy())
         distances.append((curves.x_target / curves.frame.last).numpy())
         if isinstance(model.head, FlowHead):
-            summary, described = contexts.summary()
-            theta, _ = model.head.sample(summary, described, DRAWS)
+            theta, _ = model.head.sample(contexts.summary(), contexts.described, DRAWS)
             below = {k: (theta[k] < curves.theta[k]).sum(0).numpy() for k in model.head.names}
             ranks.append({k: (value + rng.uniform(size=len(value))) / (DRAWS + 1) for k, value in below.items()})
     pit, beyond = np.concatenate(pits), np.concatenate(distances) > 1.0
