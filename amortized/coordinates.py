@@ -1,12 +1,12 @@
 """Relative coordinates: what the network is told of a curve, and the two lines from which its forecasts are counted."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hybrid.amortized.law_frame import MODES, Groups, LawFrame, Modes, group
+from hybrid.amortized.law_frame import MODES, Groups, LawFrame, Modes, group, rows_of
 from hybrid.amortized.smoother import Smooth, forecast, smooth, smoothed
 from hybrid.models.coordinates import Frame
 
@@ -45,12 +45,7 @@ class Described(NamedTuple):
 
     def row(self, i: int) -> "Described":
         """One of the contexts."""
-        return _rows(self, slice(i, i + 1))  # type: ignore[no-any-return]
-
-
-def _rows(value: Any, part: slice) -> Any:
-    """Some rows of a tensor, or of a tuple of such, nested to any depth."""
-    return value[part] if isinstance(value, Tensor) else type(value)(*(_rows(v, part) for v in value))
+        return rows_of(self, slice(i, i + 1))  # type: ignore[no-any-return]
 
 
 class Tokens(NamedTuple):

@@ -58,6 +58,11 @@ class Search(NamedTuple):
 SEARCHES = {"quick": Search(8, 3, 4, 10, 3, 5), "thorough": Search(16, 4, 8, 15, 3, 8)}
 
 
+def rows_of(value: Any, rows: Any) -> Any:
+    """Some rows of a tensor, or of a tuple of such, nested to any depth."""
+    return value[rows] if isinstance(value, Tensor) else type(value)(*(rows_of(part, rows) for part in value))
+
+
 class Groups(NamedTuple):
     """Points merged to at most so many tokens."""
 
@@ -75,7 +80,7 @@ class Data(NamedTuple):
     within: Tensor  #: (B,) sum of squares inside the groups
 
     def take(self, rows: Tensor) -> "Data":
-        return Data(Groups(*(p[rows] for p in self.groups)), Frame(*(p[rows] for p in self.frame)), self.within[rows])
+        return rows_of(self, rows)  # type: ignore[no-any-return]
 
     def repeat(self, times: int) -> "Data":
         """All rows so many times, one after another."""
@@ -161,7 +166,7 @@ class _State(NamedTuple):
     active: Tensor  # (B,) False where it has converged
 
     def take(self, rows: Tensor) -> "_State":
-        return _State(*(part[rows] for part in self))
+        return rows_of(self, rows)  # type: ignore[no-any-return]
 
     def put(self, rows: Tensor | None, part: "_State") -> "_State":
         """This state with some rows replaced; None means all."""
@@ -386,9 +391,7 @@ class LawFrame(nn.Module):
             data = self._merged(s, xi, v, mask, groups, frame)
             found = self._descend(s, data, self.search.fine_steps)
             s = found.s
-        eye = torch.eye(self.size, dtype=v.dtype, device=v.device)
-        root, failed = torch.linalg.cholesky_ex(found.gram + eye)
-        root = torch.where((failed == 0)[:, None, None], root, eye)
+        root, eye = _root(found.gram)
         spread = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False).mT
         # The data fix d - tr(C) of the parameters: sigma has that many fewer residuals to be told by.
         count = mask.sum(1).to(v.dtype).repeat(MODES)
@@ -422,8 +425,7 @@ class LawFrame(nn.Module):
         ahead[..., self.inner] = modes.s[:, 0, self.inner].expand(*shape, -1)
         data = modes.data.repeat(ahead.numel() // self.size // len(modes.s))
         found = self._descend(ahead.flatten(0, -2), data, CONDITIONAL_STEPS, self.inner)
-        root, failed = torch.linalg.cholesky_ex(found.gram + torch.eye(len(self.inner), dtype=s.dtype, device=s.device))
-        root = torch.where((failed == 0)[:, None, None], root, torch.eye(len(self.inner), dtype=s.dtype, device=s.device))
+        root, _ = _root(found.gram)
         free = (data.groups.number.sum(1) - len(self.inner)).clamp(min=LEAST_FREE)
         log_sigma = self._best_log_sigma(found.squares, free)
         log_sigma_sd = (2.0 * free + 1.0 / self.noise[1] ** 2).rsqrt()
@@ -449,6 +451,13 @@ class LawFrame(nn.Module):
         noise = (2.0 * modes.log_sigma).exp().T[..., None]
         sd = (torch.maximum(up.square(), down.square()).sum(0) + noise).sqrt()
         return middle, sd, 0.5 * (up + down).sum(0)
+
+
+def _root(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factor of the curvature, gram + I, shape (B, k, k); and I, which it is where there is none."""
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    root, failed = torch.linalg.cholesky_ex(gram + eye)
+    return torch.where((failed == 0)[:, None, None], root, eye), eye
 
 
 def _relative(frame: Frame) -> Frame:

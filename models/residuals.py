@@ -1,5 +1,6 @@
 """Do the residuals scatter, or do they follow one another? A posterior predictive check of the law's shape."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,12 @@ def _correlation(residuals: Array) -> Array:
     size = np.maximum(np.square(residuals).sum(-1), 1e-300)
     found: Array = (residuals[..., 1:] * residuals[..., :-1]).sum(-1) / size
     return found
+
+
+@functools.lru_cache(maxsize=8)
+def _replicated(size: int) -> Array:
+    """Autocorrelations of so many independent standard normal variables, in increasing order."""
+    return np.sort(_correlation(np.random.default_rng(0).standard_normal((REPLICATES, size))))
 
 
 def _scores(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> Array:
@@ -67,6 +74,5 @@ def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Proble
     observed = _scores(prior, {name: value[rows] for name, value in flat.items()}, problem)
     if observed.shape[1] < 4:
         return 1.0
-    rng = np.random.default_rng(0)
-    replicated = np.sort(_correlation(rng.standard_normal((REPLICATES, observed.shape[1]))))
-    return float(1.0 - np.searchsorted(replicated, _correlation(observed)).mean() / REPLICATES)
+    below = np.searchsorted(_replicated(observed.shape[1]), _correlation(observed))
+    return float(1.0 - below.mean() / REPLICATES)
