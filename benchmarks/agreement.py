@@ -20,6 +20,7 @@ from hybrid.amortized.design import Design
 from hybrid.amortized.engine import run_pfn
 from hybrid.amortized.importance import pareto_k
 from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_distance, quantile_crps
+from hybrid.diagnostics.datatree import flat_draws
 from hybrid.diagnostics.simulate import exact_draws, simulate
 from hybrid.models.distributions import unconstrained
 from hybrid.models.predictive import MixturePredictive
@@ -59,6 +60,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument(
+        "--forecast", default="network", choices=("network", "draws"), help="what makes the amortized forecasts"
+    )
     parser.add_argument("--cache", type=Path, help="NUTS draws; default out/agreement_PRIOR_CURVES_SEED.npz")
     parser.add_argument("--card", action="store_true", help="write the figures into the model card")
     arguments = parser.parse_args()
@@ -70,11 +74,12 @@ def main() -> None:
     problems = simulated.problems
     cache = arguments.cache or Path(f"out/agreement_{prior.name}_{arguments.curves}_{arguments.seed}.npz")
     draws, status, _ = exact_draws(prior, problems, DRAWS, cache, arguments.workers)
-    amortized = run_pfn(prior, problems, checkpoint=arguments.checkpoint)
+    amortized = run_pfn(prior, problems, progress=True, checkpoint=arguments.checkpoint, forecast=arguments.forecast)
     rows = []
     for i, (problem, result) in enumerate(zip(problems, amortized, strict=True)):
         theta = {p.name: draws[p.name][i] for p in prior.parameters}
-        nuts, pfn = MixturePredictive(prior, theta, problem.frame), result.predictive
+        nuts = MixturePredictive(prior, theta, problem.frame)
+        pfn = result.predictive or MixturePredictive(prior, flat_draws(result.draws), problem.frame)
         x, y = simulated.x_target[i], simulated.y_target[i]
         quantiles = nuts.quantile(x, LEVELS)
         scores = [quantile_crps(np.log(q), LEVELS, np.log(y)).mean() for q in (quantiles, pfn.quantile(x, LEVELS))]

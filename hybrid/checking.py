@@ -123,8 +123,8 @@ def _chain_health(fit: Fit) -> list[Row]:
 def loo(fit: Fit) -> pd.DataFrame:
     """Each context point forecast from the others.
 
-    For "nuts" by Pareto-smoothed importance sampling of the draws (Vehtari, Gelman and Gabry 2017); for "pfn" exactly, by
-    asking the network without the point, whose coordinates then follow from the points that are left.
+    Where forecasts follow from draws by Pareto-smoothed importance sampling of these (Vehtari, Gelman and Gabry 2017); where
+    the network makes them exactly, by asking it without the point. Coordinates then follow from the points that are left.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def loo(fit: Fit) -> pd.DataFrame:
         raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
     if curve.x.size < FEWEST or np.unique(curve.x).size < FEWEST:
         raise InvalidArgumentError(f"leaving one out needs at least {FEWEST} points with different x, got {curve.x.size}")
-    found = _exact_loo(fit) if fit.engine == "pfn" else _smoothed_loo(fit)
+    found = _smoothed_loo(fit) if fit.by_draws else _exact_loo(fit)
     return pd.DataFrame({"y": curve.y, **found}, index=pd.Index(curve.x, name=curve.x_label))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -264,8 +265,11 @@ def main() -> None:
 @main.command("fit")
 @_request_options
 @click.option("--engine", default="nuts", show_default=True, help="nuts, pfn, least_squares or auto.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the engine, such as draws=4000; repeatable."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the fit as NetCDF: .nc.")
-def fit_command(engine: str, out: Path | None, **options: Any) -> None:
+def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Fit one curve, from a CSV file or `example:NAME`, and forecast.
 
     Without --horizon the forecast is about ten times the last x, or further if --at asks for it. Without --at the table
@@ -278,7 +282,11 @@ def fit_command(engine: str, out: Path | None, **options: Any) -> None:
 
     curve = request.read()
     horizon = _horizon(curve, request.at, request.horizon)
-    found = fit(curve, request.prior, engine, horizon, request.y_scale, request.seed)
+    chosen = dict(map(_setting, settings))
+    own = [name for name in chosen if name in inspect.signature(fit).parameters]
+    if own:
+        raise InvalidArgumentError(f"--set is for options of the engine, and {own[0]!r} is none")
+    found = fit(curve, request.prior, engine, horizon, request.y_scale, request.seed, **chosen)
     click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {request.seed}")
     click.echo(found.verdict)
     click.echo(f"\n{_forecast(found, *_positions(curve, request.at, horizon), request.threshold)}")

@@ -51,7 +51,9 @@ def _card(prior: AbstractPrior) -> Card | None:
 
 def available_engines(prior: AbstractPrior) -> tuple[str, ...]:
     """The engines that can serve a prior, "auto" aside."""
-    exact = ("nuts", "least_squares") if _gradient_based(prior) else ()
+    exact: tuple[str, ...] = ()
+    if isinstance(prior, Prior) and _gradient_based(prior):
+        exact = ("nuts",) if prior.law.linear else ("nuts", "least_squares")
     return (*exact, "pfn") if _card(prior) is not None else exact
 
 
@@ -77,6 +79,8 @@ def resolve_engine(prior: AbstractPrior, engine: str, options: Mapping[str, Any]
         problem = f"prior {prior.name!r} can only be simulated, and engine {engine!r} needs its density"
     elif isinstance(prior, Prior) and prior.law.constrained:
         problem = f"prior {prior.name!r} admits only some parameters, and engine {engine!r} needs a density without gaps"
+    elif isinstance(prior, Prior) and prior.is_continuous:
+        problem = f"only its distribution keeps the drift of prior {prior.name!r} small, and engine {engine!r} does not know it"
     else:
         problem = f"prior {prior.name!r} has discrete parameters, which engine {engine!r} cannot fit"
     raise EngineUnavailableError(f"{problem}; {remedy}")
@@ -148,8 +152,9 @@ def fit(
         A name in `priors()`, or a prior object.
     engine
         "nuts": exact draws from the posterior. "least_squares": a point estimate. "pfn": amortized, in milliseconds, from
-        weights that were trained on this very prior. "auto": amortized first; exact where there are no weights, where the
-        curve lies outside what they were trained on, or where importance sampling finds the draws wanting (k-hat >= .7).
+        weights that were trained on this very prior. "auto": amortized first, with forecasts by the draws where the network
+        draws all parameters; exact where there are no weights, where the curve lies outside what they were trained on, or
+        where importance sampling finds the draws wanting (k-hat >= .7).
     horizon
         The largest x that the forecast is about, in the user's units, at least the last context x. None takes ten times the
         last context x. It is stored on the fit. Priors in unit coordinates depend on it and forecast no further.
@@ -247,7 +252,10 @@ def _fit_auto(
         raise InvalidArgumentError(f"engine 'auto' has no option {next(iter(options))!r}; name the engine that has it")
     fits: list[Fit | None] = [None] * len(curves)
     if _card(prior) is not None:
-        fits = [*_as_fits(curves, prior, "pfn", scales, seed, _runner("pfn", {})(prior, problems, seed, progress))]
+        # Whether to trust the network is asked of its draws, where it draws all parameters: then forecasts come from these too.
+        draws = importlib.import_module("hybrid.amortized.law_frame").frame_prior(prior) is prior
+        results = _runner("pfn", {})(prior, problems, seed, progress, forecast="draws" if draws else "network")
+        fits = [*_as_fits(curves, prior, "pfn", scales, seed, results)]
     doubtful = [i for i, fit in enumerate(fits) if fit is None or not fit.is_trusted]
     if doubtful and _gradient_based(prior):
         chosen = [problems[i] for i in doubtful]

@@ -113,10 +113,18 @@ class Fit:
         remarks = f" - {' '.join(self.reasons)}" if self.reasons else ""
         return f"{self.prior.name}{curve} by {self.engine}: {', '.join(facts)}: {self.status.replace('_', ' ')}{remarks}"
 
+    @property
+    def by_draws(self) -> bool:
+        """Whether forecasts are averages over the draws of the parameters; else a network makes them."""
+        return self.engine != "pfn" or self.info.get("forecast") == "draws"
+
     def _what(self) -> str:
-        if self.engine == "pfn":
-            return f"a network that saw {self.info['curves']:,} curves"
+        network = f"a network that saw {self.info['curves']:,} curves" if self.engine == "pfn" else ""
+        if not self.by_draws:
+            return network
         chains, draws = next(iter(self.result.draws.values())).shape
+        if network:
+            return f"{draws} draws by {network}"
         return "a point estimate" if chains * draws == 1 else f"{chains} x {draws} draws"
 
     @functools.cached_property
@@ -125,8 +133,8 @@ class Fit:
 
         Below .7 the draws, which have been resampled by these weights, can be trusted; see
         `hybrid.amortized.importance.pareto_k`. Where the weights are uneven, Markov chains have moved the draws afterwards, so
-        that they are better than a k-hat above .7 says, but nothing vouches for them. It says nothing about `predict`, which
-        does not use the draws.
+        that they are better than a k-hat above .7 says, but nothing vouches for them. It says nothing about `predict`, unless
+        `forecast="draws"` was asked for.
         """
         stats = self.result.sample_stats
         return pareto_k(stats["log_ratio"], 0.0) if "log_ratio" in stats else float("nan")
@@ -146,7 +154,7 @@ class Fit:
         """The posterior predictive distribution, on plain arrays."""
         if self.result.predictive is not None:
             return self.result.predictive  # type: ignore[no-any-return]
-        if self.engine == "pfn":  # read from a file
+        if self.engine == "pfn" and not self.by_draws:  # read from a file
             frame = self.frame
             problem = Problem(frame.x_to(self.curve.x), self.curve.y / frame.y_scale, frame)
             restore = importlib.import_module("hybrid.amortized.engine").restore

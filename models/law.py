@@ -26,6 +26,11 @@ class Law(abc.ABC):
     #: logs; the amortized engine states them relative to that (see `hybrid.amortized.posterior`)
     nearly_linear: tuple[str, ...] = ()
 
+    #: parameters in which the log of the curve is linear: log mean(x; theta) = log centre(x; theta) + sum_k basis_k(x)
+    #: basis_scales_k(theta) theta_k, where centre and basis_scales do not know them. Where they are standard normal and the
+    #: noise lognormal, the exact engine integrates over them in closed form
+    linear: tuple[str, ...] = ()
+
     @abc.abstractmethod
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
         """The noise-free curve in the prior's coordinates.
@@ -60,6 +65,18 @@ class Law(abc.ABC):
         """
         del xp, theta, frame
         return {}
+
+    def centre(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
+        """The curve where the parameters `linear` are 0, from theta without them; as `mean`."""
+        return self.mean(xp, x, theta, frame)
+
+    def basis(self, xp: Any, x: Array) -> Array:
+        """The functions of x that go with `linear`: x of shape (n,), result (n, k)."""
+        return xp.zeros((*x.shape, 0), dtype=x.dtype)
+
+    def basis_scales(self, xp: Any, theta: Theta) -> Array:
+        """What each of `basis` is multiplied by, positive, from the other parameters: shape (..., k)."""
+        return xp.zeros((*next(iter(theta.values())).shape, 0))
 
     def class_of(self, xp: Any, theta: Theta) -> Array:
         """Index into `classes` of each draw, of the shape of theta's arrays; for laws that have classes."""

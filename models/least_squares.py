@@ -24,7 +24,7 @@ import numpy as np
 
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem
-from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.law import Law
 from hybrid.models.namespace import get_namespace
 from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand, require_continuous
@@ -313,11 +313,17 @@ def run_least_squares(
     Raises
     ------
     EngineUnavailableError
-        If the prior has no density or has discrete parameters.
+        If the prior has no density or has discrete parameters, or its law has drift, which nothing but its distribution keeps
+        small.
     InvalidArgumentError
         If an option is out of range or some y is not positive and finite.
     """
     prior = require_continuous(prior, "least_squares")
+    if prior.law.linear:
+        raise EngineUnavailableError(
+            f"least squares knows no distribution that keeps the drift of prior {prior.name!r} small, and would follow the "
+            "noise: use engine='nuts', or the prior without drift"
+        )
     if (starts is not None and not 1 <= starts <= CANDIDATES) or max_steps < 1:
         raise InvalidArgumentError(f"starts must be 1 to {CANDIDATES} and max_steps at least 1, got {starts} and {max_steps}")
     for problem in problems:

@@ -23,6 +23,7 @@ from typing import Any
 
 from hybrid.models.coordinates import Frame
 from hybrid.models.distributions import Distribution
+from hybrid.models.drift import DRIFT, DRIFT_DECAY, WAVE_PARAMETERS, drift
 from hybrid.models.law import Law, Theta, anchor
 from hybrid.models.prior import Parameter, Prior
 
@@ -32,8 +33,6 @@ SEGMENTS = 4
 BEYOND = math.log(10.0)  # breaks may lie up to a decade beyond the last context x
 SHARPEST = 0.05  # smallest f: a break is spread over at least this many nats of x
 HIGHEST = math.log(20.0)  # of the excess over its value at the left anchor, where a curve that rises ends
-WAVES = 7
-LOWEST_WAVE = 0.5  # radians per nat of x
 
 
 def _is(xp: Any, value: Array, index: int) -> Array:
@@ -108,13 +107,7 @@ class Nsl(Law):
 
     def drift(self, xp: Any, xi: Array, theta: Theta) -> Array:
         """The deviation of log y from the families."""
-        total = xp.zeros_like(xi)
-        for k in range(WAVES):
-            omega = theta["drift_pitch"] * LOWEST_WAVE * 2.0**k
-            size = xp.exp(-theta["drift_decay"] * xp.log(omega))
-            phase = omega * xi
-            total = total + size * (theta[f"drift_a{k + 1}"] * xp.cos(phase) + theta[f"drift_b{k + 1}"] * xp.sin(phase))
-        return theta["drift"] * total
+        return drift(xp, xi, theta, theta["drift_pitch"])
 
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
         count, left = self.break_count(xp, theta), xp.log(anchor(xp, frame))
@@ -133,10 +126,6 @@ class Nsl(Law):
 
         low = theta["floor"] * xp.exp(-theta["fall"])
         return theta["y_first"] * (low + (1.0 - low) * xp.exp(excess(xi))) * xp.exp(self.drift(xp, xi, theta))
-
-
-def _normal(name: str, meaning: str) -> Parameter:
-    return Parameter(name, Distribution("Normal", loc=0.0, scale=1.0), meaning)
 
 
 PRIOR = Prior(
@@ -190,12 +179,16 @@ PRIOR = Prior(
             )
             for k in range(1, SEGMENTS)
         ),
-        Parameter("drift", Distribution("LogNormal", loc=-5.0, scale=1.4), "size of the drift of log y, at 1 radian per nat"),
-        Parameter("drift_decay", Distribution("Uniform", low=0.0, high=1.5), "how much smaller fast drift is than slow drift"),
+        DRIFT,
+        DRIFT_DECAY,
         Parameter("drift_pitch", Distribution("Uniform", low=0.7, high=1.4), "factor of all frequencies of the drift"),
-        *(_normal(f"drift_{part}{k}", f"wave {k} of the drift") for k in range(1, WAVES + 1) for part in "ab"),
+        *WAVE_PARAMETERS,
         Parameter("sigma", Distribution("LogNormal", loc=-5.5, scale=1.4), "sd of the noise of log y at a level of 1"),
-        _normal("noise_slope", "power of the level with which the noise of log y changes"),
+        Parameter(
+            "noise_slope",
+            Distribution("Normal", loc=0.0, scale=1.0),
+            "power of the level with which the noise of log y changes",
+        ),
         Parameter("outliers", Distribution("Beta", concentration1=1.0, concentration0=30.0), "share of outliers"),
     ],
     noise="contaminated_lognormal",

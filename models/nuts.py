@@ -28,6 +28,7 @@ from hybrid.models import convergence, jumps
 from hybrid.models.compilation import use_compilation_cache
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.namespace import get_namespace
 from hybrid.models.parallel import run_tasks
 from hybrid.models.prior import AbstractPrior, Prior, double_precision, require_continuous
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, follow_probability
@@ -39,6 +40,7 @@ Array = Any
 Report = Callable[[str], object]  # called with what a fit is doing, for a progress bar
 BUCKETS = (8, 16, 24, 40, 64, 96, 160, 256, 400, 640, 1024)
 MAX_DIVERGENT_SHARE = 0.02
+LINEAR = 2  # in place of an attempt's number, for the parameters that are drawn last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +124,16 @@ def bucket(n: int) -> int:
     return -(-n // BUCKETS[-1]) * BUCKETS[-1]
 
 
-def pad(problem: Problem, size: int) -> Points:
+def pad(prior: Prior, problem: Problem, size: int) -> Points:
     """The context of a problem as JAX arrays of the given length."""
     n = problem.x.size
     x, y = np.ones(size), np.ones(size)
     x[:n], y[:n] = problem.x, problem.y
     x[n:] = problem.frame.last
     frame = type(problem.frame)(*(jnp.asarray(v, dtype=jnp.float64) for v in problem.frame))
-    return Points(jnp.asarray(x), jnp.asarray(y), jnp.arange(size) < n, frame)
+    mask = jnp.arange(size) < n
+    basis = jnp.where(mask[:, None], prior.law.basis(get_namespace("jax"), jnp.asarray(x)), 0.0)
+    return Points(jnp.asarray(x), jnp.asarray(y), mask, frame, basis, basis.T @ basis)
 
 
 @functools.lru_cache(maxsize=32)
@@ -270,7 +274,7 @@ class _Attempt:
 def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, report: Report) -> _Attempt:
     """Start the chains by SMC and run them for as many rounds as they need, or may."""
     smc, chain = _programs(prior, settings)
-    names = tuple(p.name for p in prior.parameters)
+    names = Unconstrained(prior).names
     keys = jax.random.split(key, (settings.rounds + 1, settings.chains))
     particles = []
     for number, k in enumerate(keys[0], 1):
@@ -301,7 +305,7 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
 
 def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, report: Report) -> EngineResult:
     with double_precision():
-        points = pad(problem, bucket(problem.x.size))
+        points = pad(prior, problem, bucket(problem.x.size))
         # Each curve has its own stream, whatever its place in a batch.
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(problem.x.tobytes() + problem.y.tobytes()))
         first, second = jax.random.split(key)
@@ -309,7 +313,9 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
         if not attempt.good and settings.attempts > 1:
             settings, attempts = settings.stronger(), 2
             attempt = _attempt(prior, points, second, settings, report)
-        draws = jax.tree.map(np.asarray, Unconstrained(prior).constrain(jnp.asarray(attempt.z), points.frame))
+        space = Unconstrained(prior)
+        theta = space.constrain(jnp.asarray(attempt.z), points.frame)
+        draws = jax.tree.map(np.asarray, space.complete(jax.random.fold_in(key, LINEAR), theta, points))
     return _verdict(draws, attempt, attempts, settings, follow_probability(prior, draws, problem))
 
 

@@ -21,6 +21,7 @@ from hybrid.models.noise import get_noise
 
 Array = Any
 FORMAT = 1
+STANDARD_NORMAL = Distribution("Normal", loc=0.0, scale=1.0)
 FEWEST_DRAWN, SURPLUS, MAX_ATTEMPTS = 256, 4, 1000  # where a law admits only some draws
 
 
@@ -196,6 +197,13 @@ class Prior(AbstractPrior):
     def is_continuous(self) -> bool:
         """Whether every parameter is continuous, and none left out by the law's indicator, as NUTS requires."""
         return not (self.law.constrained or any(p.distribution.is_discrete for p in self._parameters))
+
+    @property
+    def integrable(self) -> tuple[str, ...]:
+        """Parameters over which the likelihood can be integrated in closed form: `Law.linear`, where all is Gaussian."""
+        linear = {p.name: p.distribution for p in self._parameters if p.name in self.law.linear}
+        gaussian = self.noise.name == "lognormal" and all(d == STANDARD_NORMAL for d in linear.values())
+        return self.law.linear if gaussian else ()
 
     def to_dict(self) -> dict[str, Any]:
         return {

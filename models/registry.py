@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hybrid.models import bnsl, lcpfn, m1, m2, m3, m4, nsl, nsl_paper, nslpfn
+from hybrid.models import bnsl, drift, lcpfn, m1, m2, m3, m4, nsl, nsl_paper, nslpfn
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import FileFormatError, UnknownNameError
 from hybrid.models.law import Law
@@ -18,6 +18,7 @@ PRIORS: tuple[AbstractPrior, ...] = (
     bnsl.PRIOR,
     bnsl.PRIOR_2,
     bnsl.PRIOR_3,
+    *drift.PRIORS,
     nsl.PRIOR,
     nsl_paper.PRIOR,
     nslpfn.PRIOR,

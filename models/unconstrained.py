@@ -1,5 +1,12 @@
-"""A prior's parameters as one unconstrained vector, and the densities over it that the samplers run on."""
+"""A prior's parameters as one unconstrained vector, and the densities over it that the samplers run on.
 
+Parameters in which log y is linear and Gaussian (`Law.linear`) are not in the vector: the likelihood is what is left when they
+are integrated out, and they are drawn afterwards from their conditional distribution (Rao-Blackwellisation; Rasmussen and
+Williams 2006, Gaussian Processes for Machine Learning, section 2.7, with the matrix inversion lemma).
+"""
+
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -19,14 +26,23 @@ def covariance(z: Array) -> Array:
     return jnp.cov(z.T).reshape(d, d) + 1e-10 * jnp.eye(d)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Points:
-    """The padded context of one curve as a JAX pytree: x, y, the frame, and a mask that is False on padding."""
+    """The padded context of one curve as a JAX pytree."""
 
-    def __init__(self, x: Array, y: Array, mask: Array, frame: Frame) -> None:
-        self.x, self.y, self.mask, self.frame = x, y, mask, frame
+    x: Array
+    y: Array
+    mask: Array  #: False on padding
+    frame: Frame
+    basis: Array  #: (n, k) the functions that go with the linear parameters, 0 on padding
+    gram: Array  #: (k, k) their products, summed over the points
 
 
-jax.tree_util.register_pytree_node(Points, lambda p: ((p.x, p.y, p.mask, p.frame), None), lambda _, children: Points(*children))
+def _solve(factor: Array, right: Array, **options: bool) -> Array:
+    """L^-1 r, or L'^-1 r, for triangular L (..., k, k) and r (..., k)."""
+    found: Array = jax.lax.linalg.triangular_solve(factor, right[..., None], left_side=True, lower=True, **options)[..., 0]
+    return found
 
 
 class Unconstrained:
@@ -39,12 +55,20 @@ class Unconstrained:
     ----------
     prior
         A prior with continuous parameters.
+
+    Attributes
+    ----------
+    names
+        The parameters in the vector.
+    linear
+        Those that are integrated out.
     """
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior
-        self.names = tuple(p.name for p in prior.parameters)
-        self._distributions = [p.distribution.numpyro() for p in prior.parameters]
+        self.linear = prior.integrable
+        self.names = tuple(p.name for p in prior.parameters if p.name not in self.linear)
+        self._distributions = [p.distribution.numpyro() for p in prior.parameters if p.name in self.names]
         self._transforms = [biject_to(d.support) for d in self._distributions]
 
     @property
@@ -85,12 +109,45 @@ class Unconstrained:
         return total
 
     def log_likelihood(self, z: Array, points: Points) -> Array:
-        """log p(y | theta, x) summed over the points; (..., d) to (...). -inf where it is not a number."""
+        """log p(y | z, x) of all points; (..., d) to (...). -inf where it is not a number."""
         theta = self.constrain(z, points.frame)
-        curve = self.prior.mean(theta, points.x, points.frame)
-        each = self.prior.noise.numpyro(curve, expand(theta)).log_prob(points.y)
-        total = jnp.where(points.mask, each, 0.0).sum(-1)
+        if self.linear:
+            total = self._integrated(theta, points)
+        else:
+            curve = self.prior.mean(theta, points.x, points.frame)
+            each = self.prior.noise.numpyro(curve, expand(theta)).log_prob(points.y)
+            total = jnp.where(points.mask, each, 0.0).sum(-1)
         return jnp.where(jnp.isnan(total), -jnp.inf, total)
+
+    def _regression(self, theta: dict[str, Array], points: Points) -> tuple[Array, Array, Array]:
+        """Residuals of log y without the linear parameters (..., n), the Cholesky factor L of their posterior precision
+        (..., k, k), and L' times their posterior mean (..., k).
+        """
+        law, xp = self.prior.law, get_namespace("jax")
+        curve = law.centre(xp, points.x, expand(theta), points.frame)
+        residual = jnp.where(points.mask, jnp.log(points.y) - jnp.log(curve), 0.0)
+        scales = law.basis_scales(xp, theta)
+        precise = theta["sigma"][..., None] ** -2
+        precision = scales[..., None] * scales[..., None, :] * points.gram * precise[..., None] + jnp.eye(len(self.linear))
+        factor = jnp.linalg.cholesky(precision)
+        return residual, factor, _solve(factor, scales * (residual @ points.basis) * precise)
+
+    def _integrated(self, theta: dict[str, Array], points: Points) -> Array:
+        """log p(y | z, x) with the linear parameters integrated out, shape (...)."""
+        residual, factor, half = self._regression(theta, points)
+        sigma, count = theta["sigma"], points.mask.sum()
+        squares = (residual**2).sum(-1) / sigma**2 - (half**2).sum(-1)
+        volume = count * (jnp.log(sigma) + 0.5 * math.log(2.0 * math.pi)) + jnp.where(points.mask, jnp.log(points.y), 0.0).sum()
+        return -0.5 * squares - volume - jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
+
+    def complete(self, key: Array, theta: dict[str, Array], points: Points) -> dict[str, Array]:
+        """All parameters, the linear ones drawn given the others, in the prior's order; shapes (...)."""
+        if self.linear:
+            _, factor, half = self._regression(theta, points)
+            noise = jax.random.normal(key, half.shape)
+            drawn = _solve(factor, half + noise, transpose_a=True)
+            theta = {**theta, **{name: drawn[..., k] for k, name in enumerate(self.linear)}}
+        return {p.name: theta[p.name] for p in self.prior.parameters}
 
     def log_posterior(self, z: Array, points: Points) -> Array:
         """Unnormalised log posterior density of z."""

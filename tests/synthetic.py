@@ -62,3 +62,11 @@ def make_fit(**changes: Any) -> Fit:
         "versions": {"numpy": np.__version__},
     }
     return Fit(**{**fields, **changes})
+
+
+def power_law_curve(n: int = 12, seed: int = 0, scale: float = 1.0, unit: float = 1.0) -> Curve:
+    """M2 with an asymptote of .3 and 1 % noise, in units of `scale` and `unit`."""
+    rng = np.random.default_rng(seed)
+    x = np.geomspace(1.0, 100.0, n)
+    y = (0.3 + 0.6 * x**-0.4) * np.exp(0.01 * rng.standard_normal(n))
+    return Curve(unit * x, scale * y)

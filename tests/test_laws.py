@@ -20,7 +20,7 @@ from hybrid.models.registry import PRIORS
 
 Theta = dict[str, np.ndarray]
 EXPLICIT = [p for p in PRIORS if isinstance(p, Prior)]
-SINGLE = [p for p in EXPLICIT if p.is_continuous]
+SINGLE = [p for p in EXPLICIT if p.is_continuous and not p.law.linear]  # of one law, without drift
 ALPHA, LOG_F = (a.ravel() for a in np.meshgrid(np.geomspace(0.02, 20, 25), np.linspace(-15, 15, 61)))
 
 

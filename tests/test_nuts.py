@@ -116,7 +116,7 @@ def test_padding_does_not_change_the_posterior():
     y = prior.sample(1, x, seed=4)["y"].values[0]
     with double_precision():
         space = Unconstrained(prior)
-        points = [pad(problem(x, y), size) for size in (12, 40)]
+        points = [pad(prior, problem(x, y), size) for size in (12, 40)]
         z = space.draw(jax.random.key(0), 20, points[0].frame)
         values = [np.asarray(space.log_posterior(z, p)) for p in points]
         gradients = [np.asarray(jax.grad(lambda v, p=p: space.log_posterior(v, p))(z[0])) for p in points]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import xarray as xr
 from scipy import stats
+from synthetic import power_law_curve
 
 import hybrid
 from hybrid.amortized import engine, predictive
@@ -25,19 +26,12 @@ SHIPPED = ("m4", "bnsl", "nsl", "nslpfn", "lcpfn")
 FLOWS = ("m4", "bnsl")
 
 
-def make_curve(n: int = 12, seed: int = 0, scale: float = 1.0, unit: float = 1.0) -> hybrid.Curve:
-    rng = np.random.default_rng(seed)
-    x = np.geomspace(1.0, 100.0, n)
-    y = (0.3 + 0.6 * x**-0.4) * np.exp(0.01 * rng.standard_normal(n))
-    return hybrid.Curve(unit * x, scale * y)
-
-
 STEP = hybrid.Curve(np.geomspace(1, 100, 60), np.where(np.arange(60) < 30, 0.1, 1.0))  # no law of m4 rises
 
 
 @pytest.fixture(scope="module")
 def fits() -> dict[str, Fit]:
-    return {name: hybrid.fit(make_curve(), name, "pfn", horizon=500.0, y_scale=1.0) for name in SHIPPED}
+    return {name: hybrid.fit(power_law_curve(), name, "pfn", horizon=500.0, y_scale=1.0) for name in SHIPPED}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -71,7 +65,7 @@ def test_density_cdf_and_quantiles_are_one_distribution(name: str, fits: dict[st
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_units_do_not_matter(name: str, fits: dict[str, Fit]) -> None:
-    other = hybrid.fit(make_curve(scale=7.0, unit=1e9), name, "pfn", horizon=500e9, y_scale=7.0)
+    other = hybrid.fit(power_law_curve(scale=7.0, unit=1e9), name, "pfn", horizon=500e9, y_scale=7.0)
     x = np.array([50.0, 300.0])
     np.testing.assert_allclose(other.predict(x * 1e9)["quantiles"], 7.0 * fits[name].predict(x)["quantiles"], rtol=1e-5)
     y = np.array([0.4, 0.36])
@@ -81,7 +75,7 @@ def test_units_do_not_matter(name: str, fits: dict[str, Fit]) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_batch_of_different_lengths_equals_one_by_one(name: str) -> None:
-    curves = [make_curve(n, seed=n) for n in (4, 30, 200)]
+    curves = [power_law_curve(n, seed=n) for n in (4, 30, 200)]
     for curve, fit in zip(curves, hybrid.fit_many(curves, name, "pfn"), strict=True):
         alone = hybrid.fit(curve, name, "pfn")
         np.testing.assert_allclose(
@@ -112,7 +106,7 @@ def test_moved_draws_are_of_the_same_posterior(fits: dict[str, Fit], monkeypatch
     name = "m4"
     assert fits[name].pareto_k < 0.7  # so that the resampled draws are right
     monkeypatch.setattr(engine, "UNEVEN", -1.0)  # weights are never even enough
-    moved = hybrid.fit(make_curve(), name, "pfn", horizon=500.0, y_scale=1.0)
+    moved = hybrid.fit(power_law_curve(), name, "pfn", horizon=500.0, y_scale=1.0)
     one, other = (fit.data["posterior"].dataset for fit in (fits[name], moved))
     for parameter in get_prior(name).parameters:
         a, b = one[parameter.name].to_numpy()[0], other[parameter.name].to_numpy()[0]
@@ -204,11 +198,11 @@ def test_a_saved_fit_whose_weights_are_gone(fits: dict[str, Fit], tmp_path: Path
 @pytest.mark.parametrize(
     ("curve", "options", "said"),
     [
-        (make_curve(600), {}, "number of points"),
-        (make_curve(), {"horizon": 1e6}, "horizon"),
+        (power_law_curve(600), {}, "number of points"),
+        (power_law_curve(), {"horizon": 1e6}, "horizon"),
         (hybrid.Curve([1.0, 1.001, 1.002, 1.003], [1.0, 0.99, 0.98, 0.985]), {}, "width"),
         (STEP, {"y_scale": 1.0}, "residuals follow one another"),
-        (make_curve(), {"y_scale": 1e-4}, "level"),
+        (power_law_curve(), {"y_scale": 1e-4}, "level"),
     ],
 )
 def test_contexts_outside_the_training_are_said_to_be(curve: hybrid.Curve, options: dict[str, float], said: str) -> None:
@@ -220,12 +214,12 @@ def test_contexts_outside_the_training_are_said_to_be(curve: hybrid.Curve, optio
 
 
 def test_auto_takes_the_amortized_engine_and_falls_back_to_the_exact_one() -> None:
-    usual, unusual = hybrid.fit_many([make_curve(5), STEP], "m4", "auto", y_scale=1.0, progress=False)
+    usual, unusual = hybrid.fit_many([power_law_curve(5), STEP], "m4", "auto", y_scale=1.0, progress=False)
     assert usual.engine == "pfn"
     assert unusual.engine == "nuts"
-    assert hybrid.fit(make_curve(), "m2", "auto", progress=False).engine == "nuts"
+    assert hybrid.fit(power_law_curve(), "m2", "auto", progress=False).engine == "nuts"
     with pytest.raises(InvalidArgumentError, match="no option 'draws'"):
-        hybrid.fit(make_curve(), "m4", "auto", draws=5)
+        hybrid.fit(power_law_curve(), "m4", "auto", draws=5)
 
 
 @pytest.mark.parametrize(
@@ -242,18 +236,18 @@ def test_auto_takes_the_amortized_engine_and_falls_back_to_the_exact_one() -> No
 )
 def test_bad_options(options: dict[str, object], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
-        hybrid.fit(make_curve(), "m4", "pfn", **options)  # type: ignore[arg-type]
+        hybrid.fit(power_law_curve(), "m4", "pfn", **options)  # type: ignore[arg-type]
 
 
 def test_a_changed_prior_needs_its_own_weights() -> None:
     narrow = get_prior("m4").replace(sigma={"loc": -6.0})
     with pytest.raises(EngineUnavailableError, match=r"fingerprint.*hybrid\.train\(prior\).*engine='nuts'"):
-        hybrid.fit(make_curve(), narrow, "pfn")
+        hybrid.fit(power_law_curve(), narrow, "pfn")
 
 
 def test_seeds_and_number_of_draws() -> None:
-    first, same = (hybrid.fit(make_curve(), "m4", "pfn", seed=5, draws=50) for _ in range(2))
-    other = hybrid.fit(make_curve(), "m4", "pfn", seed=6, draws=50)
+    first, same = (hybrid.fit(power_law_curve(), "m4", "pfn", seed=5, draws=50) for _ in range(2))
+    other = hybrid.fit(power_law_curve(), "m4", "pfn", seed=6, draws=50)
     assert first == same
     assert first.data["posterior"].sizes["draw"] == 50
     assert not np.array_equal(first.data["posterior"]["alpha"], other.data["posterior"]["alpha"])
@@ -331,9 +325,9 @@ def test_small_batches_run_on_one_thread_and_leave_the_number_as_it_was(monkeypa
     monkeypatch.setattr(predictive, "describe", describe)
     torch.set_num_threads(2)
     try:
-        hybrid.fit(make_curve(), "m4", "pfn").predict([200.0])
+        hybrid.fit(power_law_curve(), "m4", "pfn").predict([200.0])
         assert torch.get_num_threads() == 2
-        hybrid.fit_many([make_curve(seed=k) for k in range(predictive.FEW + 1)], "m4", "pfn")
+        hybrid.fit_many([power_law_curve(seed=k) for k in range(predictive.FEW + 1)], "m4", "pfn")
         assert seen == [1, 2]
         with pytest.raises(KeyError), one_thread():
             raise KeyError
