@@ -342,7 +342,7 @@ def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings
     if share > MAX_DIVERGENT_SHARE:
         reasons.append(
             f"{100 * share:.1f} % of the NUTS transitions diverged: the posterior has corners that NUTS cannot follow; compare "
-            "with engine='least_squares', or give the offending parameter a tighter prior with prior.replace(...)"
+            "another prior, or give the offending parameter a tighter one with prior.replace(...)"
         )
     if follow < MIN_FOLLOW:
         reasons.append(FOLLOW_ONE_ANOTHER)

@@ -139,3 +139,24 @@ def test_least_squares_is_not_offered() -> None:
     with pytest.raises(EngineUnavailableError, match=r"drift of prior 'm4_drift'.*engine='nuts'"):
         hybrid.fit(bent(8), "m4_drift", "least_squares")
     assert hybrid.priors().loc["m4_drift", "engines"] == "nuts"
+
+
+def test_rounding_is_not_taken_for_information() -> None:
+    """Against the singular values of the waves, down to a noise that no double can tell from none."""
+    prior = explicit("m4_drift")
+    with double_precision():
+        space, points, y = posed(prior)
+        z = space.draw(jax.random.key(5), 1, points.frame)[0]
+        sigma, drift = space.names.index("sigma"), space.names.index("drift")
+        z = jnp.repeat(z.at[drift].set(0.0)[None], 30, 0).at[:, sigma].set(jnp.linspace(-1.0, -40.0, 30))
+        found = np.asarray(space.log_likelihood(z, points))
+        theta = {k: np.asarray(v) for k, v in space.constrain(z, points.frame).items()}
+    xp = get_namespace("numpy")
+    left, values, _ = np.linalg.svd(prior.law.basis(xp, X) * prior.law.basis_scales(xp, theta)[0])
+    residual = np.log(y) - np.log(prior.law.centre(xp, X, expand(theta), FRAME)[0])
+    variances = values**2 + theta["sigma"][:, None] ** 2
+    expected = stats.norm.logpdf(residual @ left, scale=np.sqrt(variances)).sum(-1) - np.log(y).sum()
+    told = np.isfinite(found)
+    assert 5 < told.sum() < 25
+    np.testing.assert_allclose(found[told], expected[told], rtol=1e-6, atol=0.05)
+    assert not told[-1]
