@@ -16,8 +16,8 @@ REPLICATES = 20_000
 FARTHEST_SCORE = 8.0  # sds; one outlier more cannot hide what the others do
 FOLLOW_ONE_ANOTHER = (
     "The residuals follow one another instead of scattering, more than on the prior's own curves: it does not hold "
-    "this curve, and its intervals may be too narrow. Compare another prior, such as 'nsl', or train for a law of your "
-    "own with `hybrid train`."
+    "this curve, and its intervals may be too narrow. Compare another prior, such as 'nsl', or 'm4_drift' by "
+    "engine='nuts', or train for a law of your own with `hybrid train`."
 )
 
 
