@@ -54,21 +54,26 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     """RMSLE against the number of measured points, one line per method and choice."""
     import matplotlib.pyplot as plt
 
-    figure, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(8.0, 4.2), layout="constrained")
     colours = dict(zip(dict.fromkeys(table["method"]), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False))
-    for (method, choice), part in table.groupby(["method", "choice"], sort=False):
+    groups = table.groupby(["method", "choice"], sort=False)
+    for k, ((method, choice), part) in enumerate(groups):
         style = "-" if choice == UNCERTAIN else ":"
         ax.errorbar(
-            part["points"],
+            part["points"] + 0.05 * (k - (len(groups) - 1) / 2),  # so that bars do not hide one another
             part["rmsle"],
             part["se"],
             label=f"{method}, {choice}",
             color=colours[method],
             linestyle=style,
             capsize=2,
+            linewidth=1.8,
+            elinewidth=0.8,
         )
     ax.set(xlabel="points measured", ylabel="RMSLE over the whole curve", yscale="log")
-    ax.legend(frameon=False)
+    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        axis("{x:.2g}")
+    figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150)
 
 
