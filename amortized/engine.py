@@ -212,8 +212,8 @@ def run_pfn(
     draws
         Number of parameter draws, made when first asked for.
     forecast
-        "network": one pass, in milliseconds. "draws": averages over the parameter draws, as for NUTS, which takes about a
-        second a curve and is nearer to exact; where k-hat is .7 or more the fit needs review.
+        "network": one pass, in milliseconds. "draws": averages over the parameter draws, as for NUTS, which takes
+        seconds a curve and is nearer to exact; where k-hat is .7 or more the fit needs review.
 
     Returns
     -------
