@@ -6,9 +6,11 @@ Between sorted edges e_0 < ... < e_K the density is constant in each bin, and ou
     f(u) = p_k / (e_k - e_{k-1})                 e_{k-1} <= u < e_k,  k = 1 ... K
     f(u) = p_{K+1} / s_1 exp(-(u - e_K) / s_1)   u >= e_K
 
-with p the softmax of K + 2 logits. A tail's scale is the width of the bin next to it over log 2: this makes the tail of an
-exponential variable exact when the tail and the bin hold equal mass, as `equal_mass_edges` arranges. The variable is
-y = loc + scale u, so that bins set once in a relative coordinate serve any units.
+with p the softmax of K + 2 logits. A tail's scale s is the width of the bin next to it over log 2, which makes the tail of an
+exponential variable exact when the tail and the bin hold equal mass, as `equal_mass_edges` arranges; or it is any factor of
+that. With a factor of its own for each forecast the network can say that a curve may turn up beyond the context: a few per
+cent of the mass, tens of widths away. The variable is y = loc + scale u, so that bins set once in a relative coordinate serve
+any units.
 
 The head follows the "Riemann distribution" of Müller et al. (2022, arXiv 2112.10510), which has half-normal tails. In the
 version released with NSL-PFN density, quantiles and samples disagree at the edges; here all follow from the one f above.
@@ -88,22 +90,31 @@ class BarDistribution(torch.distributions.Distribution):
         Edges of the bins in u, shape (K + 1,), finite and strictly increasing.
     loc, scale
         The affine map from u to y, broadcasting against the leading axes of the logits; scale > 0.
+    tails
+        Logarithms of the factors by which the left and the right tail are longer than the bins next to them make them, shape
+        (..., 2), the leading axes those of the logits; None is 0.
     validate_args
         False leaves out the checks of all arguments, which on a GPU wait for the device.
 
     Raises
     ------
     InvalidArgumentError
-        If the edges are not strictly increasing and finite, or the logits are not two more than the bins.
+        If the edges are not strictly increasing and finite, the logits are not two more than the bins, or the tails not two.
     ValueError
-        If logits are NaN or a scale is not positive (raised by torch).
+        If logits or tails are NaN or a scale is not positive (raised by torch).
 
     Notes
     -----
-    Every method takes values of shape (..., *batch_shape), broadcasting, and is differentiable in the logits except `sample`.
+    Every method takes values of shape (..., *batch_shape), broadcasting, and, except `sample`, is differentiable in logits and
+    tails.
     """
 
-    arg_constraints = {"logits": constraints.real_vector, "loc": constraints.real, "scale": constraints.positive}
+    arg_constraints = {
+        "logits": constraints.real_vector,
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "tails": constraints.real_vector,
+    }
     support = constraints.real
     has_rsample = False
 
@@ -113,6 +124,7 @@ class BarDistribution(torch.distributions.Distribution):
         edges: Tensor,
         loc: Tensor | float = 0.0,
         scale: Tensor | float = 1.0,
+        tails: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
         dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -123,19 +135,23 @@ class BarDistribution(torch.distributions.Distribution):
         self.edges = edges.to(logits.device, dtype)
         self.loc = torch.as_tensor(loc, dtype=dtype, device=logits.device)
         self.scale = torch.as_tensor(scale, dtype=dtype, device=logits.device)
+        self.tails = self.logits.new_zeros(2) if tails is None else tails.to(logits.device, dtype)
         if logits.shape[-1] != edges.numel() + 1:
             raise InvalidArgumentError(f"{edges.numel()} edges need {edges.numel() + 1} logits, got {logits.shape[-1]}")
+        if self.tails.shape[-1:] != (2,):
+            raise InvalidArgumentError(f"there are two tails, but tails has shape {tuple(self.tails.shape)}")
         if validate_args is not False:
             _check_edges(self.edges)
-        shape = torch.broadcast_shapes(logits.shape[:-1], self.loc.shape, self.scale.shape)
+        shape = torch.broadcast_shapes(logits.shape[:-1], self.tails.shape[:-1], self.loc.shape, self.scale.shape)
         super().__init__(shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "BarDistribution":
         """The same distribution with its batch axes broadcast to `batch_shape`."""
         del _instance
         shape = torch.Size(batch_shape)
-        logits = self.logits.expand(*shape, self.logits.shape[-1])
-        return BarDistribution(logits, self.edges, self.loc.expand(shape), self.scale.expand(shape), validate_args=False)
+        logits, tails = (part.expand(*shape, part.shape[-1]) for part in (self.logits, self.tails))
+        affine = self.loc.expand(shape), self.scale.expand(shape)
+        return BarDistribution(logits, self.edges, *affine, tails, validate_args=False)
 
     @functools.cached_property
     def _log_mass(self) -> Tensor:
@@ -150,8 +166,10 @@ class BarDistribution(torch.distributions.Distribution):
         return self.edges.diff()
 
     @functools.cached_property
-    def _tail_scales(self) -> tuple[Tensor, Tensor]:
-        return self._widths[0] / math.log(2.0), self._widths[-1] / math.log(2.0)
+    def tail_scales(self) -> tuple[Tensor, Tensor]:
+        """Scales of the left and the right tail in u, each of the leading shape of the tails."""
+        left, right = self.tails.exp().unbind(-1)
+        return left * (self._widths[0] / math.log(2.0)), right * (self._widths[-1] / math.log(2.0))
 
     def _accumulate(self, mass: Tensor) -> Tensor:
         # In single precision a thousand masses would add up to 1 only within 1e-5; Apple's GPUs have nothing better.
@@ -178,7 +196,7 @@ class BarDistribution(torch.distributions.Distribution):
         piece = torch.searchsorted(self.edges, u.detach(), right=True)
         k = (piece - 1).clamp(0, self._widths.numel() - 1)
         share = ((u - self.edges[k]) / self._widths[k]).clamp(0.0, 1.0)
-        left, right = self._tail_scales
+        left, right = self.tail_scales
         return piece, share, ((self.edges[0] - u) / left).clamp(min=0.0), ((u - self.edges[-1]) / right).clamp(min=0.0)
 
     def _choose(self, piece: Tensor, left: Tensor, bins: Tensor, right: Tensor) -> Tensor:
@@ -187,9 +205,10 @@ class BarDistribution(torch.distributions.Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log density at y, nats per unit of y."""
         piece, _, into_left, into_right = self._locate(value)
-        left, right = self._tail_scales
-        spans = torch.cat([left[None], self._widths, right[None]])
-        return _take(self._log_mass, piece) - spans.log()[piece] - into_left - into_right - self.scale.log()
+        left, right = self.tail_scales
+        bins = self._widths.log()[(piece - 1).clamp(0, self._widths.numel() - 1)]
+        span = self._choose(piece, left.log(), bins, right.log())
+        return _take(self._log_mass, piece) - span - into_left - into_right - self.scale.log()
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(Y <= y)."""
@@ -212,7 +231,7 @@ class BarDistribution(torch.distributions.Distribution):
         k = piece.clamp(1, self._widths.numel())
         tiny = torch.finfo(p.dtype).tiny
         share = ((p - _take(self._below, k - 1)) / _take(self._mass, k).clamp(min=tiny)).clamp(0.0, 1.0)
-        left, right = self._tail_scales
+        left, right = self.tail_scales
         bins = self.edges[k - 1] + share * self._widths[k - 1]
         low = self.edges[0] - left * (self._log_mass[..., 0] - p.log()).clamp(min=0.0)
         high = self.edges[-1] + right * (self._log_mass[..., -1] - (-p).log1p()).clamp(min=0.0)
@@ -227,12 +246,15 @@ class BarDistribution(torch.distributions.Distribution):
         uniform = torch.rand(shape, dtype=self.edges.dtype, device=self.edges.device)
         return self.icdf(uniform.clamp(min=torch.finfo(uniform.dtype).tiny))
 
+    def _pieces(self, left: Tensor, bins: Tensor, right: Tensor) -> Tensor:
+        """A figure of each piece: of the tails (...), of the bins (K,); shape (..., K + 2)."""
+        return torch.cat([left[..., None], bins.expand(*left.shape, -1), right[..., None]], -1)
+
     @functools.cached_property
     def _centres(self) -> Tensor:
-        """Mean of each piece, shape (K + 2,)."""
-        left, right = self._tail_scales
-        bins = self.edges[:-1] + 0.5 * self._widths
-        return torch.cat([(self.edges[0] - left)[None], bins, (self.edges[-1] + right)[None]])
+        """Mean of each piece, shape (..., K + 2)."""
+        left, right = self.tail_scales
+        return self._pieces(self.edges[0] - left, self.edges[:-1] + 0.5 * self._widths, self.edges[-1] + right)
 
     @functools.cached_property
     def _mean_u(self) -> Tensor:
@@ -246,15 +268,15 @@ class BarDistribution(torch.distributions.Distribution):
     @property
     def variance(self) -> Tensor:
         """Var[y], shape batch_shape."""
-        left, right = self._tail_scales
-        inner = torch.cat([left[None] ** 2, self._widths**2 / 12.0, right[None] ** 2])
+        left, right = self.tail_scales
+        inner = self._pieces(left**2, self._widths**2 / 12.0, right**2)
         spread = (self._mass * (inner + (self._centres - self._mean_u[..., None]) ** 2)).sum(-1)
         return self.scale**2 * spread
 
     def entropy(self) -> Tensor:
         """Differential entropy in nats, shape batch_shape."""
-        left, right = self._tail_scales
-        inner = torch.cat([1.0 + left.log()[None], self._widths.log(), 1.0 + right.log()[None]])
+        left, right = self.tail_scales
+        inner = self._pieces(1.0 + left.log(), self._widths.log(), 1.0 + right.log())
         log_mass = torch.where(self._mass > 0, self._log_mass, 0.0)  # 0 log 0 = 0, with a gradient of 0 as well
         return (self._mass * (inner - log_mass)).sum(-1) + self.scale.log()
 
@@ -264,13 +286,13 @@ class BarDistribution(torch.distributions.Distribution):
         The integral of F^2 below y plus that of (1 - F)^2 above it: a quadratic in each bin, exponentials in the tails.
         """
         piece, share, into_left, into_right = self._locate(value)
-        left, right = self._tail_scales
+        left, right = self.tail_scales
         f, g, width = self._below, self._above, self._widths
         first, last = self._mass[..., 0], self._mass[..., -1]
         f_bins = width * (f[..., :-1] ** 2 + f[..., :-1] * f[..., 1:] + f[..., 1:] ** 2) / 3.0
         g_bins = width * (g[..., :-1] ** 2 + g[..., :-1] * g[..., 1:] + g[..., 1:] ** 2) / 3.0
-        before = torch.cat([0.5 * left * first[..., None] ** 2, f_bins], -1).cumsum(-1)
-        after = torch.cat([g_bins, 0.5 * right * last[..., None] ** 2], -1).flip(-1).cumsum(-1).flip(-1)
+        before = torch.cat([(0.5 * left * first**2)[..., None], f_bins], -1).cumsum(-1)
+        after = torch.cat([g_bins, (0.5 * right * last**2)[..., None]], -1).flip(-1).cumsum(-1).flip(-1)
 
         k = piece.clamp(1, width.numel())
         mass, f_low, g_high = _take(self._mass, k), _take(f, k - 1), _take(g, k)

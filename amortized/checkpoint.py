@@ -21,9 +21,10 @@ from hybrid.amortized.model import AmortizedModel, build_model
 from hybrid.amortized.settings import Settings
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
+from hybrid.models.registry import get_prior, prior_names
 
 STATE_FORMAT = "hybrid training 1"
-HALF = "network.blocks."  # these were trained in half precision, and are stored in it
+HALF = "network.blocks."  # these mostly trained in half precision, and are stored in it
 CHANGEABLE = ("steps", "warmup", "decay")  # of the settings, while a run is unfinished
 SMOOTHING = 0.98  # of the loss that is shown
 REMEDY = "install it again, or train with `hybrid train`"
@@ -117,14 +118,17 @@ class Origin:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Origin":
-        """Read a checkpoint, given the path of its card or of its weights.
+        """Read a checkpoint, given the path of its card or of its weights, or the name of a prior whose weights are found.
 
         Raises
         ------
+        EngineUnavailableError
+            If it is the name of a prior without weights.
         FileFormatError
             If card or weights are missing, damaged or foreign.
         """
-        card = read_card(Path(path))
+        name, card_path = os.fspath(path), Path(path).with_suffix(".json")
+        card = find_card(get_prior(name)) if name in prior_names() and not card_path.exists() else read_card(Path(path))
         return cls(card, _read_weights(card.weights, card.content["weights_sha256"]))
 
     @property

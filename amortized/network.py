@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from hybrid.amortized.coordinates import CONTEXT_FEATURES, ORDER_FEATURES, QUERY_FEATURES, Tokens
 
+LONGEST = 6.0  # of a tail, as a log factor
 REFERENCE_DOF = 5.0  # of the Student t whose quantiles are the edges of the bins
 
 
@@ -18,6 +19,7 @@ class Prediction(NamedTuple):
     centre: Tensor  #: (B, M)
     log_width: Tensor  #: (B, M)
     logits: Tensor  #: (B, M, bins + 2)
+    tails: Tensor  #: (B, M, 2) log factors of the tails' lengths
 
 
 def placed(prediction: Prediction, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -91,6 +93,9 @@ class Network(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         nn.init.constant_(self.head.bias[:1], trust)
+        self.tails = nn.Linear(width, 2)
+        nn.init.zeros_(self.tails.weight)
+        nn.init.zeros_(self.tails.bias)
         self.register_buffer("edges", _student_edges(bins))
 
     def forward(self, tokens: Tokens, observed: int = 0) -> tuple[Prediction, Tensor]:
@@ -115,7 +120,8 @@ class Network(nn.Module):
         with torch.autocast(device, enabled=False):
             points = self.norm(points.float())
             out = self.head(points[:, :queries])
-        return Prediction(out[..., 0], out[..., 1], out[..., 2], out[..., 3:]), points[:, queries:]
+            tails = self.tails(points[:, :queries]).clamp(-LONGEST, LONGEST)
+        return Prediction(out[..., 0], out[..., 1], out[..., 2], out[..., 3:], tails), points[:, queries:]
 
 
 def _student_edges(bins: int) -> Tensor:

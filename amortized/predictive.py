@@ -78,7 +78,8 @@ class Contexts:
         loc, scale = placed(prediction, tokens)
         loc = loc + scale * prediction.centre.double()
         scale = scale * prediction.log_width.double().exp()
-        return BarDistribution(prediction.logits.double(), self.model.network.edges, loc, scale, validate_args=False)
+        logits, tails = prediction.logits.double(), prediction.tails.double()
+        return BarDistribution(logits, self.model.network.edges, loc, scale, tails, validate_args=False)
 
     @torch.inference_mode()
     def summary(self) -> Tensor:
@@ -105,7 +106,7 @@ def _trimmed_exponential(t: Tensor, sign: float) -> Tensor:
 def _exponential_moment(bars: BarDistribution, power: float) -> Tensor:
     """E[exp(power (v - loc))] under the bars, in closed form."""
     step, mass = power * bars.scale[..., None], bars.logits.softmax(-1)
-    left, right = (w / math.log(2.0) for w in (bars.edges.diff()[0], bars.edges.diff()[-1]))
+    left, right = (part[..., None] for part in bars.tail_scales)
     low, high = step * bars.edges[:-1], step * bars.edges[1:]
     inside = low.exp() * torch.expm1(high - low) / (high - low)
     first = low[..., :1].exp() * _trimmed_exponential(step * left, -1.0)

@@ -112,7 +112,7 @@ def train_prior(
         Whether to show a progress bar.
     origin
         A checkpoint whose weights the training begins with, in place of random ones: of the same prior to train it longer,
-        or of one that is alike. Its network must be of the same size.
+        or of one that is alike. Its network must be of the same size. The name of a prior stands for its weights.
     **changes
         Settings that differ from the preset's, by name; see `hybrid.amortized.settings.Settings`.
 
@@ -129,6 +129,8 @@ def train_prior(
         the design has contexts of the best so far and the prior a parameter flow, whose likelihood they do not have.
     TrainingError
         If the loss is no longer finite.
+    EngineUnavailableError
+        If `origin` is the name of a prior without weights.
     FileFormatError
         If the folder holds the state of another unfinished run, or `origin` is no checkpoint.
     """

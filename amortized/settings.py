@@ -9,7 +9,7 @@ from hybrid.amortized.design import Design
 from hybrid.amortized.law_frame import SEARCHES
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, UnknownNameError
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Settings:
     parameter_weight
         Weight of the parameter head's loss.
     precision
-        "bf16-mixed" or "32-true".
+        "bf16-mixed", "32-true", or "auto": half precision where the device is quick at it.
     search
         How thoroughly the prior's law is fitted to a context: "quick", or "thorough" where several modes are likely.
     seed
@@ -77,7 +77,7 @@ class Settings:
     average: float = 0.0
     context_weight: float = 0.0
     parameter_weight: float = 0.5
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     search: str = "quick"
     seed: int = 0
 

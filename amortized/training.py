@@ -69,7 +69,8 @@ def prediction_loss(prediction: Prediction, edges: Tensor, tokens: Tokens, v: Te
     z = ((v - loc) / scale).clamp(-FARTHEST, FARTHEST).float()
     centre, log_width = prediction.centre, prediction.log_width
     placing = log_width - REFERENCE.log_prob((z - centre) * (-log_width).exp()) + (scale / unit).log().float()
-    bars = BarDistribution(prediction.logits, edges, centre.detach(), log_width.detach().exp(), validate_args=False)
+    affine = centre.detach(), log_width.detach().exp()
+    bars = BarDistribution(prediction.logits, edges, *affine, prediction.tails, validate_args=False)
     loss: Tensor = placing - bars.log_prob(z.detach()) + (scale / unit).log().float().detach()
     return loss
 
@@ -144,6 +145,15 @@ def _processes(devices: int) -> tuple[int, int]:
     return (local, world // local) if world and local else (devices, 1)
 
 
+def precision_for(device: str) -> str:
+    """The precision that is quicker on a kind of device: half where it is not emulated, on GPUs and CPUs with AVX-512."""
+    if device != "cpu" and torch.cuda.is_available():
+        quick = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        quick = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return "bf16-mixed" if quick else "32-true"
+
+
 def _start(device: str, devices: int, settings: Settings) -> "Fabric":
     """Fabric on the devices, with all processes launched."""
     from lightning_fabric import Fabric
@@ -153,7 +163,7 @@ def _start(device: str, devices: int, settings: Settings) -> "Fabric":
     local, nodes = _processes(devices)
     # Without a context-regression loss, or a parameter head, some weights get no gradient.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if local * nodes > 1 else "auto"
-    precision: Any = settings.precision
+    precision: Any = precision_for(device) if settings.precision == "auto" else settings.precision
     try:
         fabric = Fabric(accelerator=device, strategy=strategy, devices=local, num_nodes=nodes, precision=precision)
     except (ValueError, RuntimeError, TypeError) as error:

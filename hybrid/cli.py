@@ -334,7 +334,7 @@ def _setting(text: str) -> tuple[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default where the engine looks first.")
 @click.option("--design", "design_file", type=click.Path(path_type=Path), help="JSON file with the x positions to train on.")
 @click.option("--interpolated", type=float, help="Share of targets inside the context's range, for active learning.")
-@click.option("--from", "origin", type=click.Path(path_type=Path), help="Checkpoint whose weights to begin with.")
+@click.option("--from", "origin", type=click.Path(path_type=Path), help="Weights to begin with: a checkpoint, or a name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many; torchrun overrides it.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a setting of the preset; repeatable.")

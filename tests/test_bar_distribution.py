@@ -26,14 +26,15 @@ def bars(draw: st.DrawFn, spread: float = 4.0) -> BarDistribution:
     edges = start + torch.cat([torch.zeros(1, dtype=torch.float64), widths.cumsum(0)])
     logits = draw(st.lists(st.floats(-spread, spread), min_size=count + 2, max_size=count + 2))
     loc, scale = draw(st.floats(-5.0, 5.0)), draw(st.floats(0.01, 20.0))
-    return BarDistribution(torch.tensor(logits, dtype=torch.float64), edges, loc, scale)
+    tails = torch.tensor(draw(st.lists(st.floats(-2.0, 3.0), min_size=2, max_size=2)), dtype=torch.float64)
+    return BarDistribution(torch.tensor(logits, dtype=torch.float64), edges, loc, scale, tails)
 
 
 def pieces(bar: BarDistribution, nodes: int = 40, also: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre points and weights on every bin and on 60 scales of each tail, so that kinks fall between panels."""
-    edges, widths = bar.edges, bar.edges.diff()
-    reach = torch.tensor([60.0, 30.0, 14.0, 6.0, 2.0, 0.0], dtype=torch.float64) / LN2
-    panels = torch.cat([edges[0] - reach[:-1] * widths[0], edges, (edges[-1] + reach * widths[-1]).flip(0)[1:]])
+    edges, (left, right) = bar.edges, bar.tail_scales
+    reach = torch.tensor([60.0, 30.0, 14.0, 6.0, 2.0, 0.0], dtype=torch.float64)
+    panels = torch.cat([edges[0] - reach[:-1] * left, edges, (edges[-1] + reach * right).flip(0)[1:]])
     panels = bar.loc + bar.scale * panels
     if also is not None:
         panels = torch.cat([panels, also[None]]).sort().values
@@ -158,8 +159,9 @@ def test_a_thousand_bins_in_single_precision() -> None:
 def test_affine_map_carries_every_quantity() -> None:
     torch.manual_seed(3)
     logits, edges = torch.randn(5, 1, 7, dtype=torch.float64), torch.linspace(-2, 2, 6, dtype=torch.float64)
+    tails = torch.randn(5, 1, 2, dtype=torch.float64)
     loc, scale = torch.randn(5, 4, dtype=torch.float64), torch.rand(4, dtype=torch.float64) + 0.1
-    base, moved = BarDistribution(logits, edges), BarDistribution(logits, edges, loc, scale)
+    base, moved = BarDistribution(logits, edges, tails=tails), BarDistribution(logits, edges, loc, scale, tails)
     assert moved.batch_shape == (5, 4)
     assert base.batch_shape == (5, 1)
     u = 3 * torch.randn(9, 5, 4, dtype=torch.float64)
@@ -179,14 +181,26 @@ def test_affine_map_carries_every_quantity() -> None:
 
 def test_rows_of_a_batch_do_not_mix() -> None:
     torch.manual_seed(4)
-    logits, edges = torch.randn(6, 9), torch.linspace(0, 1, 8)
-    together = BarDistribution(logits, edges, torch.arange(6.0))
+    logits, edges, tails = torch.randn(6, 9), torch.linspace(0, 1, 8), torch.randn(6, 2)
+    together = BarDistribution(logits, edges, torch.arange(6.0), tails=tails)
     p, y = torch.rand(4, 6), 6 * torch.rand(4, 6)
     for row in range(6):
-        alone = BarDistribution(logits[row], edges, float(row))
+        alone = BarDistribution(logits[row], edges, float(row), tails=tails[row])
         torch.testing.assert_close(together.icdf(p)[:, row], alone.icdf(p[:, row]))
         torch.testing.assert_close(together.crps(y)[:, row], alone.crps(y[:, row]))
         torch.testing.assert_close(together.log_prob(y)[:, row], alone.log_prob(y[:, row]))
+
+
+def test_a_longer_tail_keeps_its_mass_and_the_bins() -> None:
+    edges, longer = torch.linspace(-2, 2, 6, dtype=torch.float64), torch.tensor([0.0, 3.0], dtype=torch.float64)
+    logits = torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    base, long = BarDistribution(logits, edges), BarDistribution(logits, edges, tails=longer)
+    y = torch.linspace(-9.0, 2.0, 50, dtype=torch.float64)
+    torch.testing.assert_close(long.cdf(y), base.cdf(y))
+    torch.testing.assert_close(long.log_prob(y[:-1]), base.log_prob(y[:-1]))
+    above = torch.linspace(0.0, 9.0, 20, dtype=torch.float64)
+    beyond = base.edges[-1] + above
+    torch.testing.assert_close(1.0 - long.cdf(base.edges[-1] + math.exp(3.0) * above), 1.0 - base.cdf(beyond))
 
 
 def test_half_precision_logits_are_raised() -> None:
@@ -205,6 +219,8 @@ def test_unusable_arguments_are_refused() -> None:
         BarDistribution(torch.zeros(3), torch.tensor([0.0, 1.0, 2.0]))
     with pytest.raises(InvalidArgumentError, match="one-dimensional"):
         BarDistribution(torch.zeros(2), torch.zeros(1))
+    with pytest.raises(InvalidArgumentError, match=r"two tails.*\(3,\)"):
+        BarDistribution(torch.zeros(4), torch.tensor([0.0, 1.0, 2.0]), tails=torch.zeros(3))
     with pytest.raises(ValueError, match="scale"):
         BarDistribution(torch.zeros(4), torch.tensor([0.0, 1.0, 2.0]), scale=0.0)
 

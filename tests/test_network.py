@@ -40,6 +40,7 @@ def make_network(seed: int = 0, trained: bool = True) -> Network:
         if trained:
             torch.nn.init.normal_(network.head.weight, std=0.3)
             torch.nn.init.normal_(network.head.bias)
+            torch.nn.init.normal_(network.tails.weight, std=0.3)
             torch.nn.init.normal_(network.observed)
     return network.eval()
 
@@ -167,7 +168,9 @@ def test_an_untrained_network_predicts_a_student_t_around_the_precision_weighted
     precision = torch.tensor([trust, 1 - trust], dtype=torch.float64) / tokens.scale.square()
     middle, scale = (precision * tokens.loc).sum(-1) / precision.sum(-1), precision.sum(-1).rsqrt()
     loc = middle + scale * prediction.centre
-    bars = BarDistribution(prediction.logits.double(), network.edges, loc, scale * prediction.log_width.double().exp())
+    bars = BarDistribution(
+        prediction.logits.double(), network.edges, loc, scale * prediction.log_width.double().exp(), prediction.tails.double()
+    )
     z = network.edges.double()
     for one, other in zip(placed(prediction, tokens), (middle, scale), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
@@ -181,7 +184,7 @@ def gated(gate: float, loc: tuple[float, float], scale: tuple[float, float]) -> 
     """Where one query is placed by a gate and the forecasts of law and smoother."""
     nothing = torch.empty(0)
     both = [torch.tensor([[part]], dtype=torch.float64) for part in (loc, scale)]
-    found = placed(Prediction(torch.tensor([[gate]]), nothing, nothing, nothing), Tokens(*[nothing] * 5, *both))
+    found = placed(Prediction(torch.tensor([[gate]]), *[nothing] * 4), Tokens(*[nothing] * 5, *both))
     return float(found[0]), float(found[1])
 
 
@@ -217,7 +220,12 @@ def test_gradients_reach_every_parameter() -> None:
     prediction, summary = network(tokens, 2)
     each = torch.arange(1.0, 8.0)
     loss = (each * (prediction.gate.sin() + prediction.centre.sin() + prediction.log_width.sin())).sum()
-    loss = loss + (each[:, None] * prediction.logits.sin()).sum() + summary.sin().sum()
+    loss = (
+        loss
+        + (each[:, None] * prediction.logits.sin()).sum()
+        + (each[:, None] * prediction.tails.sin()).sum()
+        + summary.sin().sum()
+    )
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

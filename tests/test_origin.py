@@ -14,7 +14,7 @@ from hybrid.amortized.cards import Card
 from hybrid.amortized.checkpoint import Origin, TrainingState, load_checkpoint
 from hybrid.amortized.release import train_prior
 from hybrid.cli import main
-from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
 from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior
 
@@ -103,6 +103,18 @@ def test_refuses_what_is_no_checkpoint(first: Card, tmp_path: Path) -> None:
     card.with_suffix(".safetensors").write_bytes(first.weights.read_bytes()[:-8] + bytes(8))
     with pytest.raises(FileFormatError, match="not the file"):
         Origin.read(card)
+
+
+def test_a_name_stands_for_its_weights(first: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRID_CHECKPOINTS", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    assert Origin.read("m4").card.path.name == "m4.json"
+    with pytest.raises(EngineUnavailableError, match="m2"):
+        Origin.read("m2")
+    monkeypatch.setenv("HYBRID_CHECKPOINTS", str(first.path.parent))
+    assert Origin.read("m2").digest == first.content["weights_sha256"]
+    monkeypatch.chdir(first.path.parent)  # a file of that name comes first
+    assert Origin.read(Path("m2")).card.path == Path("m2.json")
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

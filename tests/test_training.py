@@ -14,18 +14,15 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from scipy import special, stats
 from torch import Tensor
 
 from hybrid.amortized import training
-from hybrid.amortized.coordinates import Tokens
 from hybrid.amortized.design import Design, DesignBatch
 from hybrid.amortized.model import AmortizedModel
-from hybrid.amortized.network import Network, Prediction, placed
 from hybrid.amortized.release import train_prior
 from hybrid.amortized.sampler import CurveBatch, draw_curves, sample_curves
 from hybrid.amortized.settings import Settings
-from hybrid.amortized.training import Trained, curve_loss, generator_of, prediction_loss, rate, train
+from hybrid.amortized.training import Trained, curve_loss, generator_of, precision_for, rate, train
 from hybrid.models.errors import InvalidArgumentError, TrainingError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
@@ -332,86 +329,6 @@ def test_generators_depend_on_the_whole_key() -> None:
     assert [draws(*key) for key in keys] == found
 
 
-def bars_log_density(logits: np.ndarray, edges: np.ndarray, u: float) -> float:
-    """Uniform in each bin, exponential beyond the edges with the width of the last bin over log 2 as its scale."""
-    mass = logits - np.logaddexp.reduce(logits)
-    left, right = np.diff(edges)[[0, -1]] / math.log(2)
-    if u < edges[0]:
-        return float(mass[0] - math.log(left) - (edges[0] - u) / left)
-    if u >= edges[-1]:
-        return float(mass[-1] - math.log(right) - (u - edges[-1]) / right)
-    k = int(np.searchsorted(edges, u, side="right"))
-    return float(mass[k] - math.log(edges[k] - edges[k - 1]))
-
-
-def make_prediction(z: Tensor, scale: float = 1.0) -> tuple[Prediction, Tensor, Tokens, Tensor]:
-    """A prediction with its edges and tokens, and the values v that lie at z relative to where it is placed."""
-    generator = torch.Generator().manual_seed(0)
-    shape = z.shape
-    gate, centre, log_width = (scale * torch.randn(shape, generator=generator) for _ in range(3))
-    logits = scale * torch.randn((*shape, 12), generator=generator)
-    both = (*shape, 2)
-    locs, sds = torch.randn(both, generator=generator).double(), torch.rand(both, generator=generator).double() + 0.1
-    nothing = torch.empty(0)
-    tokens = Tokens(*[nothing] * 5, locs, sds)
-    prediction = Prediction(*(part.requires_grad_() for part in (gate, centre, log_width, logits)))
-    loc, sd = (part.detach() for part in placed(prediction, tokens))
-    return prediction, Network(1, 8, 1, 8, 10, 1, 5, 0.0).edges, tokens, loc + sd * z
-
-
-def test_prediction_loss_is_that_of_the_t_distribution_and_the_bars() -> None:
-    generator = torch.Generator().manual_seed(1)
-    z = torch.cat([torch.randn((50, 6), generator=generator), 30 * torch.randn((50, 2), generator=generator)], 1).double()
-    prediction, edges, tokens, v = make_prediction(z)
-    loss = prediction_loss(prediction, edges, tokens, v)
-    assert loss.shape == z.shape
-    gate, centre, log_width, logits = (part.detach().double().numpy() for part in prediction)
-    width = np.exp(log_width)
-    locs, sds = tokens.loc.numpy(), tokens.scale.numpy()
-    unit = np.log(sds.min(-1))  # in units of the smaller sd
-
-    def log_t(gate: np.ndarray) -> np.ndarray:
-        """log density of v / unit by the t distribution, as a function of the gate."""
-        trust = np.stack([special.expit(gate), special.expit(-gate)], -1) / sds**2
-        sd = trust.sum(-1) ** -0.5
-        at = (v.numpy() - (trust * locs).sum(-1) / trust.sum(-1)) / sd
-        return np.asarray(stats.t.logpdf(at, 5, loc=centre, scale=width) - np.log(sd) + unit)
-
-    expected = -log_t(gate)
-    log_sd = np.log((np.stack([special.expit(gate), special.expit(-gate)], -1) / sds**2).sum(-1)) * -0.5
-    u = (z.numpy() - centre) / width
-    for i in np.ndindex(u.shape):
-        expected[i] -= bars_log_density(logits[i], edges.double().numpy(), u[i]) - log_width[i] - log_sd[i] + unit[i]
-    np.testing.assert_allclose(loss.detach().numpy(), expected, rtol=1e-4, atol=1e-4)
-    outside = (u < float(edges[0])) | (u > float(edges[-1]))
-    assert 20 < outside.sum() < 300  # tails and bins are both tried
-
-    loss.sum().backward()
-    grads = [part.grad.double().numpy() for part in prediction if part.grad is not None]
-    by_gate = -(log_t(gate + 1e-5) - log_t(gate - 1e-5)) / 2e-5
-    np.testing.assert_allclose(grads[0], by_gate, rtol=1e-3, atol=1e-4)  # of the t distribution alone, as the next two
-    np.testing.assert_allclose(grads[1], -6 * u / (5 + u**2) / width, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(grads[2], 1 - 6 * u**2 / (5 + u**2), rtol=1e-3, atol=1e-4)
-    masses = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
-    k = np.searchsorted(edges.double().numpy(), u, side="right")
-    np.testing.assert_allclose(grads[3], masses - np.eye(12)[k], atol=1e-5)
-
-
-def test_far_targets_are_clamped() -> None:
-    far = torch.tensor([[2.0, 1e3, 1e9, 1e300]]) * training.FARTHEST
-    for sign in (-1.0, 1.0):
-        prediction, edges, tokens, v = make_prediction(sign * far.double(), scale=0.0)
-        loss = prediction_loss(prediction, edges, tokens, v)
-        loc, scale = placed(prediction, tokens)
-        nearest = prediction_loss(prediction, edges, tokens, (loc + sign * training.FARTHEST * scale).detach())
-        np.testing.assert_allclose(loss.detach(), nearest.detach(), rtol=1e-6)
-        loss.sum().backward()
-        assert all(part.grad is not None and bool(part.grad.isfinite().all()) for part in prediction)
-    prediction, edges, tokens, v = make_prediction(torch.tensor([[0.5, 0.999]]).double() * training.FARTHEST, scale=0.0)
-    inside = prediction_loss(prediction, edges, tokens, v).detach()
-    assert inside[0, 0] < inside[0, 1] < nearest[0, 0]
-
-
 def spoil(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     """Let the loss be NaN after some calls."""
 
@@ -498,3 +415,16 @@ def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path: Path) -> None:
         run(tmp_path / "state", interrupt_after(4))
     with pytest.raises(InvalidArgumentError, match="more than the 2 asked for"):
         run(tmp_path / "state", steps=2)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("AVX2", "32-true"), ("AVX512", "bf16-mixed"), ("DEFAULT", "32-true")])
+def test_half_precision_is_used_where_it_is_not_emulated(
+    monkeypatch: pytest.MonkeyPatch, capability: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert precision_for("cpu") == expected
+    for native, on_gpu in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert precision_for("cuda") == on_gpu
+        assert precision_for("cpu") == expected
