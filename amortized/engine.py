@@ -1,5 +1,6 @@
 """The amortized engine: from curves to predictive distributions by a trained network."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -265,6 +266,11 @@ def run_pfn(
             bar.update()
     bar.close()
     return results
+
+
+def by_draws(result: EngineResult) -> EngineResult:
+    """The same result of a network that draws all parameters, with forecasts by its draws."""
+    return dataclasses.replace(result, predictive=None, info={**result.info, "forecast": FROM_DRAWS})
 
 
 def restore(prior: AbstractPrior, problem: Problem, info: Mapping[str, Any]) -> AmortizedPredictive:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from hybrid.amortized.cards import Card, find_card
 from hybrid.checks import as_integer, as_positive
@@ -252,9 +253,13 @@ def _fit_auto(
         raise InvalidArgumentError(f"engine 'auto' has no option {next(iter(options))!r}; name the engine that has it")
     fits: list[Fit | None] = [None] * len(curves)
     if _card(prior) is not None:
+        results = _runner("pfn", {})(prior, problems, seed, progress)
         # Whether to trust the network is asked of its draws, where it draws all parameters: then forecasts come from these too.
-        draws = importlib.import_module("hybrid.amortized.law_frame").frame_prior(prior) is prior
-        results = _runner("pfn", {})(prior, problems, seed, progress, forecast="draws" if draws else "network")
+        if importlib.import_module("hybrid.amortized.law_frame").frame_prior(prior) is prior:
+            by_draws = importlib.import_module("hybrid.amortized.engine").by_draws
+            judged = _as_fits(curves, prior, "pfn", scales, seed, results)
+            trusted = [fit.is_trusted for fit in tqdm(judged, desc="draws", unit="curve", disable=not progress)]
+            results = [by_draws(result) if yes else result for result, yes in zip(results, trusted, strict=True)]
         fits = [*_as_fits(curves, prior, "pfn", scales, seed, results)]
     doubtful = [i for i, fit in enumerate(fits) if fit is None or not fit.is_trusted]
     if doubtful and _gradient_based(prior):

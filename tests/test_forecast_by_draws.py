@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from synthetic import power_law_curve
 
 import hybrid
+from hybrid import fitting
 from hybrid.amortized import engine
 from hybrid.cli import main
 from hybrid.diagnostics.datatree import flat_draws
@@ -73,6 +74,15 @@ def test_draws_that_cannot_be_trusted_are_said_to_be_so(monkeypatch: pytest.Monk
 def test_auto_forecasts_by_the_draws_it_judges_by() -> None:
     assert hybrid.fit(power_law_curve(), "m4", "auto", progress=False, **SCALES).by_draws
     assert not hybrid.fit(power_law_curve(), "nsl", "auto", progress=False).by_draws
+
+
+def test_auto_draws_no_parameters_of_curves_that_lie_outside_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_draw_posterior", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine, "_verdict", lambda *_: ("It lies outside.",))
+    monkeypatch.setattr(fitting, "_gradient_based", lambda _: False)  # else NUTS would take over
+    fit = hybrid.fit(power_law_curve(), "m4", "auto", progress=False, **SCALES)
+    assert fit.reasons == ("It lies outside.",)
+    assert not fit.by_draws
 
 
 def test_what_cannot_be_is_refused() -> None:
