@@ -28,7 +28,7 @@ TOGETHER = 250
 THINNED = 2000
 BAND = 0.99
 SIMULATIONS = 2000
-LEVELS = (0.5, 0.8, 0.9, 0.95)
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.998)  # the last says whether the tails are as long as they should be
 DRAWS = 200  # of the parameters, for a rank
 
 

@@ -275,7 +275,10 @@ def test_every_shipped_card_is_complete(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_coverage_on_fresh_curves_of_the_prior(name: str) -> None:
-    """4000 curves, one target each: the standard error of a coverage is below .008, and the network may be off by .01."""
+    """4000 curves, one target each: the standard error of a coverage is below .008, and the network may be off by .01.
+
+    Of the last level by .003: tails that are too short are seen there, and hardly before.
+    """
     prior = get_prior(name)
     model, card = load_checkpoint(prior)
     design = Design.from_dict(card.content["design"])
@@ -290,9 +293,10 @@ def test_coverage_on_fresh_curves_of_the_prior(name: str) -> None:
         v = to_value(curves.y_target.gather(1, at), model.logarithmic)
         found.append(((bars.cdf(v) - lost) / (1.0 - lost))[:, 0])
     pit = torch.cat(found)
-    for level in (0.5, 0.8, 0.9, 0.95):
+    for level in (0.5, 0.8, 0.9, 0.95, 0.998):
         inside = ((pit - 0.5).abs() <= 0.5 * level).double()
-        assert float(inside.mean()) == pytest.approx(level, abs=0.01 + 3 * float(inside.std()) / len(pit) ** 0.5)
+        off = 0.003 if level > 0.99 else 0.01
+        assert float(inside.mean()) == pytest.approx(level, abs=off + 3 * float(inside.std()) / len(pit) ** 0.5)
 
 
 @pytest.mark.slow
