@@ -16,6 +16,7 @@ from hybrid.models.coordinates import Frame
 
 Array = Any
 DEEPEST = math.log(1e4)  # moments of y leave out the last 1e-4 of a tail's mass: that of exp(v) may have no mean
+FARTHEST = 150.0  # of log y beyond the bins, for moments of y, whose squares are then finite
 TOKENS = 200_000  # of a forward pass; more go through in parts
 FEW = 8  # contexts whose tensors are too small to be shared out among threads
 ORDERED = 16  # positions that `sample` takes one after another; more are drawn given these
@@ -95,12 +96,12 @@ class Contexts:
         return torch.cat([self.described.curve, self.described.wander], -1)
 
 
-def _trimmed_exponential(t: Tensor, sign: float) -> Tensor:
-    """E[exp(sign U)] for U exponential with scale t, the last of its mass left out."""
-    depth = t * DEEPEST
+def _trimmed_exponential(t: Tensor, sign: float, farthest: float) -> Tensor:
+    """E[exp(sign U)] for U exponential with scale t, the last of its mass, and what lies beyond the farthest, left out."""
+    depth = (t * DEEPEST).clamp(max=farthest)
     rate = sign - 1.0 / t
     grown = torch.where(rate.abs() < 1e-9, depth, torch.expm1(rate * depth) / rate)
-    return grown / t / -math.expm1(-DEEPEST)
+    return grown / t / -torch.expm1(-depth / t)
 
 
 def _exponential_moment(bars: BarDistribution, power: float) -> Tensor:
@@ -109,8 +110,8 @@ def _exponential_moment(bars: BarDistribution, power: float) -> Tensor:
     left, right = (part[..., None] for part in bars.tail_scales)
     low, high = step * bars.edges[:-1], step * bars.edges[1:]
     inside = low.exp() * torch.expm1(high - low) / (high - low)
-    first = low[..., :1].exp() * _trimmed_exponential(step * left, -1.0)
-    last = high[..., -1:].exp() * _trimmed_exponential(step * right, 1.0)
+    first = low[..., :1].exp() * _trimmed_exponential(step * left, -1.0, power * FARTHEST)
+    last = high[..., -1:].exp() * _trimmed_exponential(step * right, 1.0, power * FARTHEST)
     return (mass * torch.cat([first, inside, last], -1)).sum(-1)
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hybrid.amortized.bar_distribution import BarDistribution, equal_mass_edges
+from hybrid.amortized.network import LONGEST
+from hybrid.amortized.predictive import DEEPEST, _exponential_moment
 from hybrid.models.errors import InvalidArgumentError
 
 QUICK = settings(max_examples=40, deadline=None)
@@ -240,3 +242,27 @@ def test_equal_mass_edges() -> None:
         equal_mass_edges(torch.rand(4), 5)
     with pytest.raises(InvalidArgumentError, match="finite"):
         equal_mass_edges(torch.tensor([0.0, 1.0, math.nan]), 1)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_moments_of_exp_match_quadrature_up_to_the_last_of_the_tails(power: float) -> None:
+    edges = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    logits = torch.tensor([0.1, 1.0, 0.3, 0.2, 0.5, -0.4], dtype=torch.float64)
+    bar = BarDistribution(logits, edges, 0.7, 0.3, tails=torch.tensor([0.4, 1.2], dtype=torch.float64))
+    left, right = bar.tail_scales
+    ends = (edges[0] - DEEPEST * left)[None], (edges[-1] + DEEPEST * right)[None]
+    panels = torch.cat([torch.lerp(*ends, torch.linspace(0, 1, 400, dtype=torch.float64)), edges]).sort().values
+    node, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(12))
+    half, middle = panels.diff()[:, None] / 2, (panels[1:] + panels[:-1])[:, None] / 2
+    u, mass = (middle + half * node).flatten(), (half * weight).flatten() * bar.scale
+    mass = mass * bar.log_prob(bar.loc + bar.scale * u).exp()
+    kept = torch.where((u < edges[0]) | (u > edges[-1]), 1 / (1 - math.exp(-DEEPEST)), 1.0)
+    exact = (mass * kept * (power * bar.scale * u).exp()).sum()
+    torch.testing.assert_close(_exponential_moment(bar, power), exact, rtol=1e-8, atol=0)
+
+
+def test_moments_of_exp_stay_finite_however_long_a_tail_is() -> None:
+    edges = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    bar = BarDistribution(torch.zeros(6, dtype=torch.float64), edges, 0.0, 3.0, tails=torch.full((2,), LONGEST).double())
+    first, second = (float(_exponential_moment(bar, power)) for power in (1.0, 2.0))
+    assert 0 < first**2 < second < math.inf
