@@ -81,6 +81,14 @@ class Groups(NamedTuple):
     v: Tensor  #: (B, T) mean of v
 
 
+class Points(NamedTuple):
+    """All points of contexts."""
+
+    x: Tensor  #: (B, N) over the last context x
+    v: Tensor  #: (B, N)
+    mask: Tensor  #: (B, N)
+
+
 class Data(NamedTuple):
     """What the law is fitted to."""
 
@@ -300,12 +308,6 @@ class LawFrame(nn.Module):
             state.active & ((slope * move).sum(1) > CONVERGED),
         )
 
-    def _still_to_fall(self, state: _State) -> Tensor:
-        """Nats by which F would fall from each state (B, d) in its quadratic approximation, shape (B,)."""
-        root, _ = _root(state.gram)
-        half: Tensor = torch.linalg.solve_triangular(root, state.slope[..., None], upper=False)
-        return 0.5 * half.square().sum((1, 2))
-
     def _descend(self, s: Tensor, data: Data, steps: int, moving: Sequence[int] | None = None) -> _State:
         """Levenberg-Marquardt from s (B, d), over all its components or some of them.
 
@@ -364,20 +366,26 @@ class LawFrame(nn.Module):
         second = s.gather(0, others.argmin(0)[None, :, None].expand(1, batch, self.size))[0]
         return torch.stack([first, torch.where(exists[:, None], second, first)]), exists
 
-    def _merged(self, s: Tensor, xi: Tensor, v: Tensor, mask: Tensor, groups: Groups, frame: Frame) -> Data:
-        """The groups for each of the modes near s (MODES B, d), such that the law's bend inside a group biases nothing.
+    def _merged(self, s: Tensor, points: Points, data: Data) -> Data:
+        """The groups near s (B, d), such that the law's bend inside a group biases nothing.
 
         The mean of a group's residuals, which are taken at all points, is added to the law at the group's mean position.
         """
-        data = Data(groups, frame, v.new_zeros(len(v))).repeat(MODES)
-        xi, v, mask = (part.repeat(MODES, 1) for part in (xi, v, mask))
-        residual = torch.where(mask, v - self.curve(s, xi.exp(), data.frame), 0.0).nan_to_num(0.0)
+        residual = torch.where(points.mask, points.v - self.curve(s, points.x, data.frame), 0.0).nan_to_num(0.0)
         number = data.groups.number
         mean = _gather(residual, data.groups.token, number.shape[1]) / number.clamp(min=1.0)
         within = (residual.square().sum(1) - (number * mean.square()).sum(1)).clamp(min=0.0)
         at = self.curve(s, data.groups.x, data.frame)
         merged = torch.where((number > 1.0) & at.isfinite(), mean + at, data.groups.v)
         return data._replace(groups=data.groups._replace(v=merged), within=within)
+
+    def _refined(self, s: Tensor, points: Points, data: Data, rounds: Sequence[int]) -> tuple[_State, Data]:
+        """Where descents from s (B, d) to all points end, by rounds of so many steps, and what the last one was fitted to."""
+        for steps in rounds:
+            merged = self._merged(s, points, data)
+            found = self._descend(s, merged, steps)
+            s = found.s
+        return found, merged
 
     def forward(self, xi: Tensor, v: Tensor, mask: Tensor, groups: Groups, frame: Frame, starts: Tensor | None = None) -> Modes:
         """The modes of contexts.
@@ -399,20 +407,16 @@ class LawFrame(nn.Module):
             starts, exists = self._search(xi, v, mask, frame)
         else:
             exists = torch.ones(batch, dtype=torch.bool, device=v.device)
-        s = starts.flatten(0, 1)
-        for _ in range(self.search.rounds):
-            data = self._merged(s, xi, v, mask, groups, frame)
-            found = self._descend(s, data, self.search.fine_steps)
-            s = found.s
-        late = self._still_to_fall(found) > UNSETTLED
-        if bool(late.any()):  # a narrow valley that bends, as where there is next to no noise
-            rows = late.nonzero()[:, 0]
-            for steps in (PATIENCE, self.search.fine_steps, self.search.fine_steps):
-                anew = self._merged(s, xi, v, mask, groups, frame).take(rows)
-                end = self._descend(s[rows], anew, steps)
-                s = s.index_copy(0, rows, end.s)
-            found, data = found.put(rows, end), with_rows(data, rows, anew)
+        points = Points(*(part.repeat(MODES, 1) for part in (xi.exp(), v, mask)))
+        plain, fine = Data(groups, frame, v.new_zeros(batch)).repeat(MODES), self.search.fine_steps
+        found, data = self._refined(starts.flatten(0, 1), points, plain, (fine,) * self.search.rounds)
         root, eye = _root(found.gram)
+        half = torch.linalg.solve_triangular(root, found.slope[..., None], upper=False)
+        late = (0.5 * half.square().sum((1, 2)) > UNSETTLED).nonzero()[:, 0]
+        if len(late):  # a narrow valley that bends, as where there is next to no noise
+            end, merged = self._refined(found.s[late], rows_of(points, late), plain.take(late), (PATIENCE, fine, fine))
+            found, data = found.put(late, end), with_rows(data, late, merged)
+            root, eye = _root(found.gram)
         spread = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False).mT
         # The data fix d - tr(C) of the parameters: sigma has that many fewer residuals to be told by.
         count = mask.sum(1).to(v.dtype).repeat(MODES)

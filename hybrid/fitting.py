@@ -252,16 +252,20 @@ def _fit_auto(
     if options:
         raise InvalidArgumentError(f"engine 'auto' has no option {next(iter(options))!r}; name the engine that has it")
     fits: list[Fit | None] = [None] * len(curves)
+    trusted = [False] * len(curves)
     if _card(prior) is not None:
         results = _runner("pfn", {})(prior, problems, seed, progress)
+        judged = _as_fits(curves, prior, "pfn", scales, seed, results)
         # Whether to trust the network is asked of its draws, where it draws all parameters: then forecasts come from these too.
-        if importlib.import_module("hybrid.amortized.law_frame").frame_prior(prior) is prior:
+        draws = importlib.import_module("hybrid.amortized.law_frame").frame_prior(prior) is prior
+        bar = tqdm(judged, desc="draws", unit="curve", disable=not (progress and draws))
+        trusted = [fit.is_trusted for fit in bar]
+        if draws:
             by_draws = importlib.import_module("hybrid.amortized.engine").by_draws
-            judged = _as_fits(curves, prior, "pfn", scales, seed, results)
-            trusted = [fit.is_trusted for fit in tqdm(judged, desc="draws", unit="curve", disable=not progress)]
             results = [by_draws(result) if yes else result for result, yes in zip(results, trusted, strict=True)]
-        fits = [*_as_fits(curves, prior, "pfn", scales, seed, results)]
-    doubtful = [i for i, fit in enumerate(fits) if fit is None or not fit.is_trusted]
+            judged = _as_fits(curves, prior, "pfn", scales, seed, results)
+        fits = [*judged]
+    doubtful = [i for i, yes in enumerate(trusted) if not yes]
     if doubtful and _gradient_based(prior):
         chosen = [problems[i] for i in doubtful]
         results = _runner("nuts", {})(prior, chosen, seed, progress)
