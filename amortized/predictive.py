@@ -133,6 +133,7 @@ class AmortizedPredictive:
         self._contexts, self._frame = contexts, frame
         self._logarithmic = contexts.model.logarithmic
         self._latest: tuple[bytes, BarDistribution] | None = None
+        self._latest_moments: tuple[BarDistribution, tuple[Tensor, Tensor]] | None = None
 
     def _query(self, x: Array) -> Tensor:
         inside = self._frame.x_to(np.asarray(x, dtype=float))
@@ -180,7 +181,7 @@ class AmortizedPredictive:
 
     def mean(self, x: Array) -> Array:
         """E[y] at x, shape (n,); see `sd`."""
-        return self._moments(x)[0]
+        return self._moments(x)[0].numpy() * self._frame.y_scale
 
     def sd(self, x: Array) -> Array:
         """Standard deviation of y at x, shape (n,).
@@ -188,19 +189,22 @@ class AmortizedPredictive:
         Where the network works on log y, mean and sd leave out the last 1e-4 of the mass of each tail: an exponential tail
         of log y may have no mean in y.
         """
-        return self._moments(x)[1]
+        return self._moments(x)[1].numpy() * self._frame.y_scale
 
-    def _moments(self, x: Array) -> tuple[Array, Array]:
+    def _moments(self, x: Array) -> tuple[Tensor, Tensor]:
+        """Mean and sd of y in coordinates; made once for the latest x, as both are mostly asked for."""
         bars = self._bars(x)
-        if self._logarithmic:
-            first, second = _exponential_moment(bars, 1.0), _exponential_moment(bars, 2.0)
-            scale = bars.loc.exp()
-            mean, sd = scale * first, scale * (second - first**2).clamp(min=0.0).sqrt()
-        else:
-            levels = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-            y = torch.as_tensor(self._quantiles(bars, levels[:, None, None])) / self._frame.y_scale
-            mean, sd = y.mean(0), y.std(0, correction=0)
-        return tuple((part[0] * self._frame.y_scale).cpu().numpy() for part in (mean, sd))
+        if self._latest_moments is None or self._latest_moments[0] is not bars:
+            if self._logarithmic:
+                first, second = (_exponential_moment(bars, power)[0] for power in (1.0, 2.0))
+                scale = bars.loc[0].exp()
+                mean, sd = scale * first, scale * (second - first**2).clamp(min=0.0).sqrt()
+            else:
+                levels = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+                y = torch.as_tensor(self._quantiles(bars, levels[:, None, None]))[:, 0] / self._frame.y_scale
+                mean, sd = y.mean(0), y.std(0, correction=0)
+            self._latest_moments = bars, (mean.cpu(), sd.cpu())
+        return self._latest_moments[1]
 
     def replicate(self, x: Array, n: int, seed: int) -> Array:
         """n independent draws at each x, shape (n, n_x), not joined to curves."""

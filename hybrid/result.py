@@ -210,17 +210,18 @@ class Fit:
         if p.size == 0 or not np.all((p > 0) & (p < 1)):
             raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
         quantiles = self.predictive.quantile(x, np.append(p, 0.5))
-        found = xr.Dataset(
+        # From tuples in one go: datasets of data arrays are aligned and merged, which takes as long as the network does.
+        label, along = {"long_name": self.curve.y_label}, {"long_name": self.curve.x_label}
+        return xr.Dataset(
             {
-                "mean": self._along_x(x, self.predictive.mean(x)),
-                "median": self._along_x(x, quantiles[-1]),
-                "sd": self._along_x(x, self.predictive.sd(x)),
-                "quantiles": (("quantile", "x"), quantiles[:-1], {"long_name": self.curve.y_label}),
+                "mean": ("x", self.predictive.mean(x), label),
+                "median": ("x", quantiles[-1], label),
+                "sd": ("x", self.predictive.sd(x), label),
+                "quantiles": (("quantile", "x"), quantiles[:-1], label),
             },
-            coords={"quantile": p},
+            coords={"x": ("x", x, along), "quantile": p},
             attrs={"prior": self.prior.name, "engine": self.engine, "status": self.status},
         )
-        return found
 
     def log_density(self, x_new: Array, y_new: Array) -> xr.DataArray:
         """log p(y_new | x_new, context) in nats, one per point, in the units of y as given.

@@ -89,6 +89,16 @@ def test_no_forecast_depends_on_the_others_asked_for(fits: dict[str, Fit]) -> No
     np.testing.assert_allclose(together.sel(x=[150.0]), fits["m4"].predict(150.0)["quantiles"], rtol=1e-5)
 
 
+def test_forecasts_are_of_the_positions_asked_for_last_and_the_users_to_change(fits: dict[str, Fit]) -> None:
+    near, far = (fits["m4"].predict(x).copy(deep=True) for x in (120.0, 400.0))
+    again = fits["m4"].predict(120.0)
+    xr.testing.assert_identical(again, near)
+    assert not np.allclose(near["mean"], far["mean"]) and not np.allclose(near["sd"], far["sd"])
+    for name in ("mean", "sd"):
+        again[name][:] = 0.0
+    xr.testing.assert_identical(fits["m4"].predict(120.0), near)
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_tree_of_a_prior_with_parameters(name: str, fits: dict[str, Fit]) -> None:
     tree = fits[name].data
