@@ -106,3 +106,8 @@ def anchor(xp: Any, frame: Frame) -> Array:
 def power_factor(xp: Any, frame: Frame, exponent: Array) -> Array:
     """(x scale)^exponent, which turns a coefficient of x^-c in coordinates into one in the user's units."""
     return xp.exp(exponent * xp.log(xp.asarray(frame.x_scale)))
+
+
+def is_index(xp: Any, value: Array, index: int) -> Array:
+    """Whether a discrete parameter, integer or float as the library drew it, has this value."""
+    return xp.abs(value - index) < 0.5

@@ -24,7 +24,7 @@ from typing import Any
 from hybrid.models.coordinates import Frame
 from hybrid.models.distributions import Distribution
 from hybrid.models.drift import DRIFT, DRIFT_DECAY, WAVE_PARAMETERS, drift
-from hybrid.models.law import Law, Theta, anchor
+from hybrid.models.law import Law, Theta, anchor, is_index
 from hybrid.models.prior import Parameter, Prior
 
 Array = Any
@@ -33,10 +33,6 @@ SEGMENTS = 4
 BEYOND = math.log(10.0)  # breaks may lie up to a decade beyond the last context x
 SHARPEST = 0.05  # smallest f: a break is spread over at least this many nats of x
 HIGHEST = math.log(20.0)  # of the excess over its value at the left anchor, where a curve that rises ends
-
-
-def _is(xp: Any, value: Array, index: int) -> Array:
-    return xp.abs(value - index) < 0.5
 
 
 class Nsl(Law):
@@ -65,16 +61,16 @@ class Nsl(Law):
         """Number of breaks, 0 to 3, of the shape of the parameters."""
         extra = theta["extra_breaks"] + xp.zeros_like(theta["y_first"])  # torch would make an integer + 1.0 single precision
         family, one = theta["family"], xp.ones_like(extra)
-        count = xp.where(_is(xp, family, DOWN_DOWN), extra + one, xp.zeros_like(extra))
-        count = xp.where(_is(xp, family, DOWN_UP_DOWN), one + one, count)
-        count = xp.where(_is(xp, family, DOWN_UP), xp.where(extra > 1.5, one + one, one), count)
-        return xp.where(_is(xp, family, UP) & (extra > 0.5), one, count)
+        count = xp.where(is_index(xp, family, DOWN_DOWN), extra + one, xp.zeros_like(extra))
+        count = xp.where(is_index(xp, family, DOWN_UP_DOWN), one + one, count)
+        count = xp.where(is_index(xp, family, DOWN_UP), xp.where(extra > 1.5, one + one, one), count)
+        return xp.where(is_index(xp, family, UP) & (extra > 0.5), one, count)
 
     def class_of(self, xp: Any, theta: Theta) -> Array:
         count, family = self.break_count(xp, theta), theta["family"]
-        found = xp.where(_is(xp, family, DOWN_UP_DOWN), xp.full_like(count, 4.0), count)
-        found = xp.where(_is(xp, family, DOWN_UP), count + 4.0, found)
-        return xp.where(_is(xp, family, UP), count + 7.0, found)
+        found = xp.where(is_index(xp, family, DOWN_UP_DOWN), xp.full_like(count, 4.0), count)
+        found = xp.where(is_index(xp, family, DOWN_UP), count + 4.0, found)
+        return xp.where(is_index(xp, family, UP), count + 7.0, found)
 
     def breaks(self, xp: Any, theta: Theta, frame: Frame) -> list[Array]:
         """Positions of breaks 1 to 3 as log(x / last context x): uniform order statistics; the first `break_count` count."""
@@ -94,14 +90,14 @@ class Nsl(Law):
         floor, fall = theta["floor"], theta["fall"]
         # An excess that falls by this much lowers log y by `fall`.
         steep = (fall + xp.log1p(-floor * xp.exp(-fall)) - xp.log1p(-floor)) / -xp.log(anchor(xp, frame))
-        plateau = _is(xp, family, DOWN_DOWN) & (theta["plateau"] > 0.5)
+        plateau = is_index(xp, family, DOWN_DOWN) & (theta["plateau"] > 0.5)
         found = []
         for k in range(SEGMENTS):
             slope = steep * theta[f"factor_{k + 1}"]
             slope = xp.where(plateau, theta["flatness" if k == 0 else "surge"] * slope, slope)
-            rises = _is(xp, family, UP) | (_is(xp, family, DOWN_UP) & _is(xp, count, k))
+            rises = is_index(xp, family, UP) | (is_index(xp, family, DOWN_UP) & is_index(xp, count, k))
             if k == 1:
-                rises = rises | _is(xp, family, DOWN_UP_DOWN)
+                rises = rises | is_index(xp, family, DOWN_UP_DOWN)
             found.append(xp.where(rises, -theta["rise"] * slope, slope))
         return found
 

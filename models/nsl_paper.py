@@ -16,7 +16,7 @@ from typing import Any
 
 from hybrid.models.coordinates import Frame, Unit
 from hybrid.models.distributions import Distribution
-from hybrid.models.law import Law, Theta
+from hybrid.models.law import Law, Theta, is_index
 from hybrid.models.m4 import solve_logit
 from hybrid.models.prior import Parameter, Prior
 
@@ -25,10 +25,6 @@ SEGMENTS = 4
 LEFT = Unit.low
 DOWN, DOWN_DOWN, DOWN_UP_DOWN = 0, 1, 2
 _SHAPE = ("kind", "m3_c", "m3_gamma", "m4_alpha", "m4_beta", "m4_c", "end")
-
-
-def _is(xp: Any, value: Array, index: int) -> Array:
-    return xp.abs(value - index) < 0.5
 
 
 def _fall(xp: Any, x: Array, p: dict[str, Array]) -> Array:
@@ -42,7 +38,7 @@ def _fall(xp: Any, x: Array, p: dict[str, Array]) -> Array:
         return xp.expit(solve_logit(xp, p["m4_alpha"], xp.log(p["m4_beta"]) - p["m4_c"] * xp.log(at)))
 
     def shape(at: Array) -> Array:
-        return xp.where(_is(xp, p["kind"], 0), m3(at), m4(at))
+        return xp.where(is_index(xp, p["kind"], 0), m3(at), m4(at))
 
     low, high = shape(right), shape(left)
     return p["end"] + (1.0 - p["end"]) * (shape(x) - low) / xp.maximum(high - low, xp.full_like(high, 1e-12))
@@ -67,7 +63,7 @@ class NslPaper(Law):
         for name in _SHAPE:
             value = theta[f"{name}_1"] + xp.zeros_like(index)
             for k in range(1, SEGMENTS):
-                value = xp.where(_is(xp, index, k), theta[f"{name}_{k + 1}"] + xp.zeros_like(index), value)
+                value = xp.where(is_index(xp, index, k), theta[f"{name}_{k + 1}"] + xp.zeros_like(index), value)
             found[name] = value
         return found
 
@@ -87,17 +83,17 @@ class NslPaper(Law):
     def break_count(self, xp: Any, theta: Theta) -> Array:
         """Number of breaks, 0 to 3, of the shape of the parameters."""
         extra = theta["extra_breaks"] + xp.ones_like(theta["y_start"])  # torch would make an integer + 1.0 single precision
-        count = xp.where(_is(xp, theta["family"], DOWN_DOWN), extra, xp.zeros_like(extra))
-        return xp.where(_is(xp, theta["family"], DOWN_UP_DOWN), xp.full_like(count, 2.0), count)
+        count = xp.where(is_index(xp, theta["family"], DOWN_DOWN), extra, xp.zeros_like(extra))
+        return xp.where(is_index(xp, theta["family"], DOWN_UP_DOWN), xp.full_like(count, 2.0), count)
 
     def class_of(self, xp: Any, theta: Theta) -> Array:
         count = self.break_count(xp, theta)
-        return xp.where(_is(xp, theta["family"], DOWN_UP_DOWN), xp.full_like(count, 4.0), count)
+        return xp.where(is_index(xp, theta["family"], DOWN_UP_DOWN), xp.full_like(count, 4.0), count)
 
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
         del frame
         count = self.break_count(xp, theta)
-        rising = _is(xp, theta["family"], DOWN_UP_DOWN)
+        rising = is_index(xp, theta["family"], DOWN_UP_DOWN)
         starts = [xp.full_like(count, LEFT), *self._breaks(xp, theta, count)]
         ends = [*starts[1:], xp.ones_like(count)]
 
