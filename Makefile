@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help demo test test-slow lint format bench notebooks clean
 
 help:
 	@echo "make demo       fit a real curve with every engine; writes out/demo.png and out/demo.nc"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint       style, format and types"
 	@echo "make format     rewrite the sources in the house format"
 	@echo "make bench      measure the figures that README.md states"
+	@echo "make notebooks  run the notebooks, and keep what they show"
 	@echo "make clean      remove the environment, caches and outputs"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -49,6 +50,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/pfn.py
 	for prior in m4 bnsl; do $(BIN)/python benchmarks/agreement.py --prior $$prior || exit 1; done
 	for prior in m4 bnsl nsl nslpfn lcpfn; do $(BIN)/python benchmarks/calibration.py --prior $$prior || exit 1; done
+
+notebooks: $(STAMP)
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
