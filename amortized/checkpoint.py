@@ -137,6 +137,11 @@ class Origin:
         return str(self.card.content["weights_sha256"])
 
     @property
+    def key(self) -> tuple[int, ...]:
+        """Numbers that tell the random numbers of a run that begins here from those of others with the same seed."""
+        return (int(self.digest[:8], 16),)
+
+    @property
     def summary(self) -> dict[str, Any]:
         """What a card says of the weights that its training began with; `curves` counts all that led to them."""
         before = self.card.content.get("origin", {}).get("curves", 0)

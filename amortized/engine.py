@@ -1,6 +1,7 @@
 """The amortized engine: from curves to predictive distributions by a trained network."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,20 @@ def choose_device(device: Any) -> torch.device:
     return found
 
 
+def _in_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Indices that sort points by x, whatever their order was.
+
+    Repeats at one x, sorted by y, would rise each time, as they do in no measurement: they get an order that is always the
+    same, and arbitrary.
+    """
+    order = np.lexsort((y, x))
+    starts = np.flatnonzero(np.diff(x[order], prepend=-np.inf))
+    rng = np.random.default_rng(x.size)
+    if starts.size < x.size:
+        order = np.concatenate([rng.permutation(part) for part in np.split(order, starts[1:])])
+    return order
+
+
 def stack(problems: Sequence[Problem], model: AmortizedModel, device: torch.device) -> Contexts:
     """Contexts of different lengths as one padded batch."""
     sizes = [len(p.x) for p in problems]
@@ -83,7 +98,7 @@ def stack(problems: Sequence[Problem], model: AmortizedModel, device: torch.devi
     y, mask = x.clone(), torch.zeros(x.shape, dtype=torch.bool)
     for row, problem in enumerate(problems):
         n = sizes[row]
-        order = np.lexsort((problem.y, problem.x))  # so that the order of repeated measurements does not matter
+        order = _in_order(problem.x, problem.y)
         x[row, :n], y[row, :n] = torch.as_tensor(problem.x[order]), torch.as_tensor(problem.y[order])
         mask[row, :n] = True
     fields = np.array([[float(v) for v in p.frame] for p in problems])
@@ -256,7 +271,10 @@ def run_pfn(
         said = model.typical.remarks(summary, contexts.features)
         for i, problem in enumerate(part):
             own = contexts.row(i)
-            posterior, stats = _posterior(model, summary[i], own.described, problem, draws, seed + start + i)
+            # Each curve has its own stream, whatever its place in a batch.
+            stream = np.random.SeedSequence((seed, zlib.crc32(problem.x.tobytes() + problem.y.tobytes())))
+            own_seed = int(stream.generate_state(1)[0])
+            posterior, stats = _posterior(model, summary[i], own.described, problem, draws, own_seed)
             reasons = _verdict(problem, design, said[i])
             if by_draws:
                 reasons += _doubt(stats)
@@ -266,6 +284,12 @@ def run_pfn(
             bar.update()
     bar.close()
     return results
+
+
+def by_the_same(predictive: AmortizedPredictive, problems: Sequence[Problem]) -> list[AmortizedPredictive]:
+    """The predictives of other curves, from the network that made this one."""
+    contexts = stack(problems, predictive.model, predictive.device)
+    return [AmortizedPredictive(contexts.row(i), problem.frame) for i, problem in enumerate(problems)]
 
 
 def by_draws(result: EngineResult) -> EngineResult:

@@ -135,6 +135,16 @@ class AmortizedPredictive:
         self._latest: tuple[bytes, BarDistribution] | None = None
         self._latest_moments: tuple[BarDistribution, tuple[Tensor, Tensor]] | None = None
 
+    @property
+    def model(self) -> AmortizedModel:
+        """The network that answers."""
+        return self._contexts.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self._contexts.x.device
+
     def _query(self, x: Array) -> Tensor:
         inside = self._frame.x_to(np.asarray(x, dtype=float))
         return torch.as_tensor(inside, dtype=torch.float64, device=self._contexts.x.device)[None]

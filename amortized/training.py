@@ -48,9 +48,12 @@ def generator_of(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
-def shards(design: Design, settings: Settings, step: int, device: torch.device) -> list[DesignBatch]:
-    """The positions of one step's curves, sorted by the size of the context, so that what is alike stays together."""
-    drawn = design.sample(settings.batch, generator_of(device, settings.seed, step, POSITIONS))
+def shards(design: Design, settings: Settings, step: int, device: torch.device, *run: int) -> list[DesignBatch]:
+    """The positions of one step's curves, sorted by the size of the context, so that what is alike stays together.
+
+    `run` are numbers of the run's origin, if it has one: weights that are trained further see other curves than before.
+    """
+    drawn = design.sample(settings.batch, generator_of(device, settings.seed, step, POSITIONS, *run))
     order = drawn.mask.sum(1).argsort(stable=True)
     found = []
     for rows in order.chunk(settings.shards):
@@ -229,6 +232,7 @@ def train(
         raise InvalidArgumentError(
             f"{state_path} has done {state.step} steps, more than the {settings.steps} asked for: ask for more"
         )
+    run = origin.key if origin else ()
     mine = range(fabric.global_rank, settings.shards, fabric.world_size)
     seen, before, begun, saved, whole = state.step, state.seconds, time.monotonic(), time.monotonic(), True
     bar = tqdm(
@@ -239,9 +243,9 @@ def train(
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate(settings, step) * group["share"]
-            positions, total = shards(design, settings, step, fabric.device), 0.0
+            positions, total = shards(design, settings, step, fabric.device, *run), 0.0
             for i in mine:
-                generator = generator_of(fabric.device, settings.seed, step, i)
+                generator = generator_of(fabric.device, settings.seed, step, i, *run)
                 with fabric.no_backward_sync(objective, enabled=i != mine[-1]):
                     loss, forecast = objective(functools.partial(positions.__getitem__, i), generator)
                     fabric.backward(loss / len(mine))

@@ -134,8 +134,12 @@ def bootstrap_by_group(
 
 
 def standard_error(replicates: Array, groups: Sequence[str]) -> np.ndarray:
-    """The standard deviation of bootstrap replicates (draws, ...), shape (...); NaN for one group or a spoilt replicate."""
-    replicates = np.asarray(replicates, dtype=float)
-    if len(set(groups)) < 2:
+    """The standard error from bootstrap replicates (draws, ...), shape (...); NaN for one group or a spoilt replicate.
+
+    Their standard deviation times sqrt(G / (G - 1)): replicates of G groups scatter as if the groups' variance had been divided
+    by G (Davison and Hinkley 1997, section 2.3.2).
+    """
+    replicates, count = np.asarray(replicates, dtype=float), len(set(groups))
+    if count < 2:
         return np.full(replicates.shape[1:], np.nan)
-    return np.asarray(replicates.std(axis=0, ddof=1))
+    return np.asarray(replicates.std(axis=0, ddof=1) * np.sqrt(count / (count - 1)))

@@ -19,6 +19,7 @@ Array = Any
 LEVEL = 0.99  # of the band; 1 - LEVEL is shared out among the tests of the scores
 BAND_SIMULATIONS, MOST_SIMULATIONS = 2000, 10_000
 MOST = 2000  # values that the band is made for; of more, evenly spaced ones are taken
+LEAST = 1e-300  # of a tail's probability
 EDGE = 1e-6  # ranks and PIT closer to 0 or 1 than this count as this far
 
 
@@ -29,7 +30,7 @@ class Uniformity(NamedTuple):
     level: float  #: of the band, and of the tests of the scores together
     excess: float  #: how far the ECDF leaves its simultaneous band; 0 where it stays inside
     shift: float  #: sqrt(n) times the mean normal score: standard normal if all is well
-    spread: float  #: standardised log of the sum of squares of the scores about 0: positive where posteriors are too narrow
+    spread: float  #: normal score of the scores' sum of squares, by its chi-square: positive where posteriors are too narrow
     dependence: float  #: the standardised rank correlation that is furthest from 0 among the features; 0 without features
     feature: str  #: the feature that it is with
     p: float  #: smallest p-value of the three, times the number of tests (Bonferroni), at most 1
@@ -136,8 +137,7 @@ def check_uniform(values: Array, features: Mapping[str, Array] | None = None, le
     shift = float(np.sqrt(n) * z.mean())
     squares = float(np.sum(z * z))
     tail = stats.chi2.sf(squares, n), stats.chi2.cdf(squares, n)
-    spread = float(special.ndtri(1.0 - min(tail[0], 0.5))) if tail[0] < 0.5 else -float(special.ndtri(1.0 - tail[1]))
-    spread = float(np.clip(spread, -38.0, 38.0))
+    spread = -float(special.ndtri(max(tail[0], LEAST))) if tail[0] < 0.5 else float(special.ndtri(max(tail[1], LEAST)))
     correlations = {name: np.sqrt(n - 1.0) * _spearman(values, f) for name, f in (features or {}).items()}
     feature = max(correlations, key=lambda name: abs(correlations[name]), default="")
     dependence = float(correlations.get(feature, 0.0))

@@ -1,5 +1,6 @@
 """The commands `hybrid calibrate` and `hybrid report`."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -56,7 +57,8 @@ def calibrate_command(
         found.save(saved)
         click.echo(f"wrote {saved}")
     count = "" if simulations is None else f" --simulations {simulations}"
-    write_report(found, page, f"hybrid calibrate --prior {prior} --engine {engine}{count} --seed {seed}")
+    weights = "" if checkpoint is None else f" --checkpoint {shlex.quote(str(checkpoint))}"
+    write_report(found, page, f"hybrid calibrate --prior {prior} --engine {engine}{count}{weights} --seed {seed}")
     click.echo(f"wrote {page}")
     if cache is not None:
         cache.unlink(missing_ok=True)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybrid.diagnostics.uniformity import ecdf_band
+from hybrid.models.coordinates import get_coordinates
+from hybrid.models.engine import Problem
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.prior import Prior
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER
-from hybrid.models.thresholds import MAX_RHAT, MIN_ESS, MIN_FOLLOW
+from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS, MIN_FOLLOW
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +28,7 @@ if TYPE_CHECKING:
 Array = Any
 MAX_MCSE = 0.05  # of the mean, in posterior sds: that of 400 independent draws
 MIN_BFMI = 0.3
-MAX_DIVERGENT = 0.02
-MAX_DEEP = 0.01
-MAX_DEPTH = 10
+FEWEST_DRAWS = 100  # that k-hat is told by
 FEWEST = 4  # points of a curve whose points can be left out
 PRIOR_CURVES = 1000
 
@@ -46,8 +46,8 @@ def health(fit: Fit) -> pd.DataFrame:
     pandas.DataFrame
         Indexed by check: `value` (the worst over parameters), `threshold`, `ok`, `source`, and `remedy`, which is empty where
         all is well. NUTS: rank-normalised R-hat, bulk and tail ESS (Vehtari et al. 2021), MCSE of the mean over the posterior
-        sd, share of divergent transitions, BFMI (Betancourt 2016), share of trees at the largest depth, and the posterior
-        predictive probability of residuals that follow one another as much (Gelman, Meng and Stern 1996). PFN: k-hat of the
+        sd, share of divergent transitions, BFMI (Betancourt 2016), and the posterior predictive
+        probability of residuals that follow one another as much (Gelman, Meng and Stern 1996). PFN: k-hat of the
         parameter draws (Vehtari et al. 2024), and whether the curve lies inside what the network was trained on.
 
     Raises
@@ -83,10 +83,13 @@ def _amortized_health(fit: Fit) -> list[Row]:
     if math.isnan(fit.pareto_k):
         return rows
     draws = fit.result.sample_stats["lp"].size
+    name, source = "k-hat of the parameter draws", "Vehtari et al. 2024, section 3.2.4"
+    if draws < FEWEST_DRAWS:
+        rows.append((name, math.nan, f">= {FEWEST_DRAWS} draws", False, source, f"fit with draws={FEWEST_DRAWS} or more"))
+        return rows
     limit = min(1.0 - 1.0 / math.log10(draws), 0.7)
     remedy = "do not use the parameter draws as they are: fit with engine='nuts', or engine='auto', which does so"
-    source = "Vehtari et al. 2024, section 3.2.4"
-    rows.append(("k-hat of the parameter draws", fit.pareto_k, f"< {limit:.2f}", fit.pareto_k < limit, source, remedy))
+    rows.append((name, fit.pareto_k, f"< {limit:.2f}", fit.pareto_k < limit, source, remedy))
     return rows
 
 
@@ -97,7 +100,7 @@ def _chain_health(fit: Fit) -> list[Row]:
     sd = np.array([float(data["posterior"][name].std()) for name in names])
     mcse = float(np.max(table["mcse_mean"].to_numpy() / sd))
     stats = fit.result.sample_stats
-    divergent, deep = float(stats["diverging"].mean()), float(np.mean(stats["tree_depth"] >= MAX_DEPTH))
+    divergent = float(stats["diverging"].mean())
     bfmi = float(np.min(arviz_stats.bfmi(data)["energy"].to_numpy()))
     size = stats["diverging"].shape[1]
     rhat, bulk = table["r_hat"].max(), table["ess_bulk"].min()
@@ -116,7 +119,6 @@ def _chain_health(fit: Fit) -> list[Row]:
         ("divergent transitions", divergent, f"<= {MAX_DIVERGENT}", divergent <= MAX_DIVERGENT, "Betancourt 2017: 0", corner),
         ("BFMI", bfmi, f">= {MIN_BFMI}", bfmi >= MIN_BFMI, "Betancourt 2016, section 3", corner),
         ("probability of the residuals' autocorrelation", follow, f">= {MIN_FOLLOW}", not follow < MIN_FOLLOW, gelman, alike),
-        ("trees at the largest depth", deep, f"<= {MAX_DEEP}", deep <= MAX_DEEP, "Stan Development Team 2024", more),
     ]
 
 
@@ -178,19 +180,20 @@ def _smoothed_loo(fit: Fit) -> dict[str, Array]:
 
 
 def _exact_loo(fit: Fit) -> dict[str, Array]:
-    from hybrid.curve import Curve
-    from hybrid.fitting import fit_many
-
-    x, y = fit.curve.x, fit.curve.y
-    rest = [Curve(np.delete(x, i), np.delete(y, i)) for i in range(x.size)]
-    fits = fit_many(rest, fit.prior, "pfn", fit.horizon, fit.y_scale, fit.seed, progress=False)
+    x, y, coordinates = fit.curve.x, fit.curve.y, get_coordinates(fit.prior.coordinates)
+    rest = []
+    for i in range(x.size):
+        others = np.delete(x, i)
+        frame = coordinates.frame(others, fit.horizon, fit.y_scale)
+        rest.append(Problem(frame.x_to(others), np.delete(y, i) / fit.y_scale, frame))
+    found = importlib.import_module("hybrid.amortized.engine").by_the_same(fit.predictive, rest)
     inside = [i if fit.prior.coordinates != "unit" else max(i, 1) for i in range(x.size)]
     elpd = np.full(x.size, np.nan)
     pit = np.full(x.size, np.nan)
-    for i, (other, asked) in enumerate(zip(fits, inside, strict=True)):
+    for i, (other, asked) in enumerate(zip(found, inside, strict=True)):
         if asked == i:  # unit coordinates begin at the first point that is left
-            elpd[i] = other.predictive.log_density(x[i : i + 1], y[i : i + 1])[0]
-            pit[i] = other.predictive.cdf(x[i : i + 1], y[i : i + 1])[0]
+            elpd[i] = other.log_density(x[i : i + 1], y[i : i + 1])[0]
+            pit[i] = other.cdf(x[i : i + 1], y[i : i + 1])[0]
     return {"elpd": elpd, "pit": pit, "k_hat": np.full(x.size, np.nan)}
 
 

@@ -99,10 +99,12 @@ class Agreement:
         if self.ok:
             return f"{names} agree: {', '.join(parts)}"
         exact = next((fit for fit in self._fits if fit.engine == "nuts"), None)
-        if exact is not None and exact.status == "ok":
+        if exact is None:
+            remedy = "fit with engine='nuts' to see which is right"
+        elif exact.status == "ok":
             remedy = "the chains converged: trust nuts"
         else:
-            remedy = "the chains did not converge either: see their reasons, and fit with more draws"
+            remedy = "nuts needs review too: see its reasons"
         return f"{names} differ: {', '.join(parts)}; {remedy}"
 
 

@@ -54,7 +54,8 @@ def available_engines(prior: AbstractPrior) -> tuple[str, ...]:
     """The engines that can serve a prior, "auto" aside."""
     exact: tuple[str, ...] = ()
     if isinstance(prior, Prior) and _gradient_based(prior):
-        exact = ("nuts",) if prior.law.linear else ("nuts", "least_squares")
+        point = not prior.law.linear and prior.noise.parameters == ("sigma",)
+        exact = ("nuts", "least_squares") if point else ("nuts",)
     return (*exact, "pfn") if _card(prior) is not None else exact
 
 
@@ -81,7 +82,9 @@ def resolve_engine(prior: AbstractPrior, engine: str, options: Mapping[str, Any]
     elif isinstance(prior, Prior) and prior.law.constrained:
         problem = f"prior {prior.name!r} admits only some parameters, and engine {engine!r} needs a density without gaps"
     elif isinstance(prior, Prior) and prior.is_continuous:
-        problem = f"only its distribution keeps the drift of prior {prior.name!r} small, and engine {engine!r} does not know it"
+        drifts = f"only its distribution keeps the drift of prior {prior.name!r} small, and"
+        shaped = f"the noise of prior {prior.name!r} has parameters besides sigma, which"
+        problem = f"{drifts if prior.law.linear else shaped} engine {engine!r} does not know"
     else:
         problem = f"prior {prior.name!r} has discrete parameters, which engine {engine!r} cannot fit"
     raise EngineUnavailableError(f"{problem}; {remedy}")

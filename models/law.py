@@ -31,6 +31,18 @@ class Law(abc.ABC):
     #: noise lognormal, the exact engine integrates over them in closed form
     linear: tuple[str, ...] = ()
 
+    def __eq__(self, other: object) -> bool:
+        """Of the same class and with the same attributes: a class that was written anew is another law, whatever its name."""
+        if type(self) is not type(other):
+            return NotImplemented
+        try:
+            return self is other or vars(self) == vars(other)
+        except ValueError:  # attributes that are arrays
+            return False
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name, self.version))
+
     @abc.abstractmethod
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
         """The noise-free curve in the prior's coordinates.

@@ -171,6 +171,11 @@ class NslPfn(AbstractPrior):
                 good &= (family[todo] != 2) | np.all(noisy <= noisy[:, :1], 1)
             mean[todo[good]], y[todo[good]], sigma[todo[good]] = curves[good], noisy[good], scale[good]
             todo = todo[~good]
+        if todo.size:
+            raise InvalidArgumentError(
+                f"{todo.size} of {n} curves were refused {MAX_ROUNDS} times: with noise this large almost none stays positive; "
+                "choose a smaller sigma"
+            )
         return {"family": family, "sigma": sigma}, mean, y
 
     def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:

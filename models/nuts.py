@@ -33,13 +33,12 @@ from hybrid.models.parallel import run_tasks
 from hybrid.models.prior import AbstractPrior, Prior, double_precision, require_continuous
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, follow_probability
 from hybrid.models.tempered_smc import tempered_smc
-from hybrid.models.thresholds import MAX_RHAT, MIN_ESS, MIN_FOLLOW
+from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS, MIN_FOLLOW
 from hybrid.models.unconstrained import Points, Unconstrained, covariance
 
 Array = Any
 Report = Callable[[str], object]  # called with what a fit is doing, for a progress bar
 BUCKETS = (8, 16, 24, 40, 64, 96, 160, 256, 400, 640, 1024)
-MAX_DIVERGENT_SHARE = 0.02
 LINEAR = 2  # in place of an attempt's number, for the parameters that are drawn last
 
 
@@ -268,7 +267,7 @@ class _Attempt:
 
     @property
     def good(self) -> bool:
-        return self.health.good and self.divergent_share <= MAX_DIVERGENT_SHARE
+        return self.health.good and self.divergent_share <= MAX_DIVERGENT
 
 
 def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, report: Report) -> _Attempt:
@@ -339,7 +338,7 @@ def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings
         reasons.append(
             f"effective sample size is {ess:.0f} (must be >= {MIN_ESS:.0f}): fit again with draws={4 * settings.draws}"
         )
-    if share > MAX_DIVERGENT_SHARE:
+    if share > MAX_DIVERGENT:
         reasons.append(
             f"{100 * share:.1f} % of the NUTS transitions diverged: the posterior has corners that NUTS cannot follow; compare "
             "another prior, or give the offending parameter a tighter one with prior.replace(...)"

@@ -148,7 +148,7 @@ class Prior(AbstractPrior):
     Raises
     ------
     InvalidArgumentError
-        If parameter names repeat or the noise scale is missing.
+        If parameter names repeat, the noise scale is missing, or a law of your own has the name of one that ships.
 
     Examples
     --------
@@ -175,12 +175,16 @@ class Prior(AbstractPrior):
         missing = [p for p in self.noise.parameters if p not in names]
         if missing:
             raise InvalidArgumentError(f"prior {name!r} lacks the noise parameter {', '.join(missing)}")
+        if not type(law).__module__.startswith("hybrid.models."):  # a law of the user's own
+            shipped = importlib.import_module("hybrid.models.registry").law_names()
+            if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
+                raise InvalidArgumentError(f"a law called {law.name!r} ships with Hybrid: give yours another `name`")
 
     def __repr__(self) -> str:
         return f"Prior({self.name!r}, law={self.law.name!r}, fingerprint={self.fingerprint!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Prior) and self.to_dict() == other.to_dict()
+        return isinstance(other, Prior) and self.law == other.law and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
         return hash(self.to_json())

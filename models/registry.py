@@ -31,6 +31,11 @@ def prior_names() -> tuple[str, ...]:
     return tuple(p.name for p in PRIORS)
 
 
+def law_names() -> frozenset[str]:
+    """Names of the laws of the shipped priors."""
+    return frozenset(p.law.name for p in PRIORS if isinstance(p, Prior)) | {nslpfn.PRIOR.name}
+
+
 def get_prior(name: str | AbstractPrior) -> AbstractPrior:
     """The shipped prior of that name; a prior object is returned as it is.
 

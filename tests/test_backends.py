@@ -131,9 +131,9 @@ def test_fingerprint_covers_every_hyperparameter(prior: Prior) -> None:
 
 
 class Renamed(M1):
-    """M1 with another version."""
+    """M1 by another name."""
 
-    version = 99
+    name = "renamed"
 
 
 def test_fingerprint_covers_the_rest_of_the_specification_but_not_the_name() -> None:
@@ -148,7 +148,11 @@ def test_fingerprint_covers_the_rest_of_the_specification_but_not_the_name() -> 
         Prior("m1", Renamed(), prior.parameters),
         Prior("m1", prior.law, [*prior.parameters, Parameter("extra", Distribution("HalfNormal", scale=1.0))]),
     ]
-    assert len({p.fingerprint for p in (prior, *others)}) == 5
+    found = {p.fingerprint for p in (prior, *others)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(M1, "version", 99)
+        found.add(prior.fingerprint)
+    assert len(found) == 6
 
 
 def test_fingerprints_of_shipped_priors_differ() -> None:
@@ -212,6 +216,12 @@ def test_bad_priors_are_refused() -> None:
         Prior("p", law, [sigma], coordinates="log")
     with pytest.raises(UnknownNameError, match="m4"):
         get_prior("m5")
+
+    class Mine(M1):
+        """Another law by the name of one that ships would be served that one's weights."""
+
+    with pytest.raises(InvalidArgumentError, match="'m1' ships"):
+        Prior("mine", Mine(), get_prior("m1").parameters)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from pathlib import Path
 from typing import Any
 
 import arviz_base
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import hybrid
+from hybrid.amortized import release
 from hybrid.checking import prior_predictive
 from hybrid.models.thresholds import MAX_RHAT
 
@@ -104,6 +106,24 @@ def test_leave_one_out_of_the_network_is_a_forecast_from_the_rest(fits: dict[str
     assert table["elpd"].iloc[2] == pytest.approx(float(other.log_density(x[2], y[2])[0]), abs=1e-3)
     assert table["pit"].iloc[2] == pytest.approx(float(other.prob_below(x[2], y[2])[0]), abs=1e-3)
     assert table["k_hat"].isna().all()
+
+
+def test_leave_one_out_is_by_the_weights_of_the_fit(fits: dict[str, hybrid.Fit], tmp_path: Path) -> None:
+    curve = fits["pfn"].curve
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release, "EVALUATED", 256)
+        card = hybrid.train("m4", "small", tmp_path, device="cpu", progress=False, steps=1, batch=8)
+    assert card is not None
+    other = hybrid.loo(hybrid.fit(curve, "m4", "pfn", checkpoint=card.path))
+    assert np.abs(other["elpd"] - hybrid.loo(fits["pfn"])["elpd"]).max() > 0.01
+
+
+def test_few_draws_have_no_k_hat(fits: dict[str, hybrid.Fit]) -> None:
+    table = hybrid.health(hybrid.fit(fits["pfn"].curve, "m4", "pfn", draws=1))
+    row = table.loc["k-hat of the parameter draws"]
+    assert np.isnan(row["value"])
+    assert not row["ok"]
+    assert "draws=100" in row["remedy"]
 
 
 def test_leave_one_out_needs_points(fits: dict[str, hybrid.Fit]) -> None:

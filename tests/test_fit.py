@@ -23,6 +23,7 @@ from hybrid import (
     InvalidCurveError,
     UnknownNameError,
 )
+from hybrid.models.distributions import Distribution
 from hybrid.models.engine import EngineResult
 from hybrid.models.law import Law
 from hybrid.models.prior import Parameter, Prior
@@ -38,6 +39,18 @@ def fit() -> Fit:
 
 
 QUIET_NSL = hybrid.get_prior("nsl").replace(sigma={"loc": -6.0})
+M2 = get_prior("m2")
+assert isinstance(M2, Prior)
+OUTLIERS = Prior(
+    "outliers",
+    M2.law,
+    [
+        *M2.parameters,
+        Parameter("noise_slope", Distribution("Normal", loc=0.0, scale=1.0)),
+        Parameter("outliers", Distribution("Beta", concentration1=1.0, concentration0=30.0)),
+    ],
+    "contaminated_lognormal",
+)
 
 
 def test_predict(fit: Fit) -> None:
@@ -165,6 +178,8 @@ def test_any_arguments_give_an_answer_or_a_hybrid_error(x: Any, other: Any, coun
             EngineUnavailableError,
             r"no amortized weights.*hybrid train --prior m2, or use engine='nuts'",
         ),
+        ({"prior": OUTLIERS, "engine": "least_squares"}, EngineUnavailableError, "noise.*besides sigma.*use engine='nuts'"),
+        ({"prior": "m4_drift", "engine": "least_squares"}, EngineUnavailableError, "drift.*use engine='nuts'"),
         ({"prior": "nsl"}, EngineUnavailableError, "discrete parameters.*use "),
         ({"prior": QUIET_NSL, "engine": "auto"}, EngineUnavailableError, "no amortized weights.*m4"),
         ({"prior": QUIET_NSL, "engine": "pfn"}, EngineUnavailableError, r"hybrid\.train\(prior\)$"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hybrid.models import nslpfn
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.nslpfn import PRIOR
@@ -46,6 +47,12 @@ def test_only_its_noise_can_be_replaced() -> None:
     for change in ({"alpha": {"loc": 1.0}}, {}, {"sigma": Distribution("HalfNormal", scale=1.0)}):
         with pytest.raises(InvalidArgumentError):
             PRIOR.replace(**change)
+
+
+def test_says_when_noise_leaves_no_curve_positive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nslpfn, "MAX_ROUNDS", 50)
+    with pytest.raises(InvalidArgumentError, match="choose a smaller sigma"):
+        PRIOR.replace(sigma={"loc": 4.0}).sample(20, X)
 
 
 def test_needs_ten_positions() -> None:

@@ -55,6 +55,23 @@ def test_closed_form_posterior():
     assert abs(draws.std() / sd - 1) < 4 / np.sqrt(2 * convergence.ess_bulk(draws))
 
 
+def test_a_law_that_is_written_anew_is_compiled_anew():
+    """As in a notebook, where a class is changed and run again: name, parameters and fingerprint stay the same."""
+
+    class Steep(Line):
+        def mean(self, xp, x, theta, frame):
+            return xp.exp(3.0 * theta["level"]) + 0.0 * x
+
+    x = np.geomspace(0.01, 1, 16)
+    data = problem(x, np.exp(0.4 + 0.1 * np.random.default_rng(0).standard_normal(16)))
+    anew = Prior("constant", Steep(), constant_prior().parameters)
+    assert anew.fingerprint == constant_prior().fingerprint
+    assert anew != constant_prior()
+    assert constant_prior() == constant_prior()
+    means = [run_nuts(prior, [data], seed=1)[0].draws["level"].mean() for prior in (constant_prior(), anew)]
+    assert means[1] == pytest.approx(means[0] / 3.0, abs=0.02)
+
+
 @pytest.mark.parametrize("name", ["m4", "bnsl"])
 def test_agrees_with_stored_reference_posterior(name):
     stored = json.loads((REFERENCE / f"{name}.json").read_text(encoding="utf-8"))

@@ -9,10 +9,11 @@ import torch
 from checkpoints import DESIGN, SETTINGS
 from click.testing import CliRunner
 
-from hybrid.amortized import release
+from hybrid.amortized import release, training
 from hybrid.amortized.cards import Card
 from hybrid.amortized.checkpoint import Origin, TrainingState, load_checkpoint
 from hybrid.amortized.release import train_prior
+from hybrid.amortized.sampler import CurveBatch, draw_curves
 from hybrid.cli import main
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
 from hybrid.models.prior import Prior
@@ -50,6 +51,23 @@ def test_begins_with_the_weights_of_the_same_prior(first: Card, tmp_path: Path) 
     random = trained(tmp_path / "random", "m2", 1, learning_rate=1e-12)
     name = "network.of_query.weight"
     assert not torch.allclose(weights_of(random, "m2")[name], weights_of(first, "m2")[name])
+
+
+def test_a_run_that_goes_on_draws_other_curves(first: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the seed of the run before, its curves must not come again, nor their positions."""
+    drawn: list[torch.Tensor] = []
+
+    def watch(*args: Any) -> CurveBatch:
+        found = draw_curves(*args)
+        drawn.append(found.y_context.sum() + found.x_target.sum())
+        return found
+
+    monkeypatch.setattr(training, "draw_curves", watch)
+    second = trained(tmp_path / "second", "m2", 2, origin=first.path)
+    trained(tmp_path / "third", "m2", 2, origin=second.path)
+    trained(tmp_path / "again", "m2", 2)
+    training_draws = [float(value) for value in drawn]
+    assert len(training_draws) == len(set(training_draws)) >= 6
 
 
 def test_another_prior_keeps_what_belongs_to_it(first: Card, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_bootstrap_equals_all_resamples() -> None:
     found = bootstrap_by_group(values, groups, weights, draws=40_000, seed=3)
     assert {tuple(row) for row in found.round(9).tolist()} == {tuple(row) for row in np.round(exact, 9).tolist()}
     assert_allclose(found.mean(0), np.mean(exact, 0), rtol=0.01)
-    assert_allclose(standard_error(found, groups), np.std(exact, 0), rtol=0.02)
+    assert_allclose(standard_error(found, groups), np.std(exact, 0) * np.sqrt(3 / 2), rtol=0.02)
 
 
 def test_bootstrap_of_independent_curves_is_the_usual_standard_error() -> None:
@@ -98,6 +98,14 @@ def test_bootstrap_of_independent_curves_is_the_usual_standard_error() -> None:
     assert_allclose(found, values.std() / np.sqrt(200), rtol=0.02)
     twice = standard_error(bootstrap_by_group(np.repeat(values, 2, 0), np.repeat(groups, 2).tolist(), draws=20_000), groups)
     assert_allclose(twice, found, rtol=0.02)  # copies inside a group add nothing
+
+
+@pytest.mark.parametrize("count", [2, 4, 10])
+def test_standard_error_of_few_groups_is_not_too_small(count: int) -> None:
+    """The mean of its square is the variance of the mean over data sets; without the factor it is (G - 1) / G of that."""
+    rng, groups = np.random.default_rng(5), [str(i) for i in range(count)]
+    found = [standard_error(bootstrap_by_group(rng.normal(size=(count, 1)), groups, seed=k), groups) for k in range(1500)]
+    assert np.mean(np.square(found)) * count == pytest.approx(1.0, rel=0.12)
 
 
 def test_no_standard_error_from_one_group_or_infinite_figures() -> None:
