@@ -69,7 +69,7 @@ def choose_device(device: Any) -> torch.device:
         return accelerator if accelerator is not None and accelerator.type != "mps" else torch.device("cpu")
     try:
         found = torch.device(device)
-        torch.zeros(1, dtype=torch.float64, device=found)
+        torch.zeros(1, dtype=torch.float64, device=found).item()
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise InvalidArgumentError(
             f"device must be 'auto', 'cpu' or one that torch can use here, got {device!r}: {error}"
@@ -248,6 +248,7 @@ def run_pfn(
     InvalidArgumentError
         If an option is outside what it may be.
     """
+    draws = int(draws) if isinstance(draws, np.integer) else draws
     if isinstance(draws, bool) or not isinstance(draws, int) or not 1 <= draws <= 10**6:
         raise InvalidArgumentError(f"draws must be an integer from 1 to 1000000, got {draws!r}")
     if forecast not in (NETWORK, FROM_DRAWS):

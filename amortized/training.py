@@ -18,6 +18,7 @@ from hybrid.amortized.bar_distribution import BarDistribution
 from hybrid.amortized.checkpoint import Origin, TrainingState, load_state, save_state
 from hybrid.amortized.coordinates import Tokens, ask, describe, to_value
 from hybrid.amortized.design import Design, DesignBatch
+from hybrid.amortized.interrupts import undivided
 from hybrid.amortized.model import AmortizedModel, build_model
 from hybrid.amortized.network import REFERENCE_DOF, Prediction, placed
 from hybrid.amortized.sampler import CurveBatch, draw_curves
@@ -28,9 +29,10 @@ from hybrid.models.prior import AbstractPrior
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-REFERENCE = torch.distributions.StudentT(REFERENCE_DOF)
+REFERENCE = torch.distributions.StudentT(REFERENCE_DOF, validate_args=False)  # what is not finite stops the run with advice
 FARTHEST = 1e4  # a target further off, in the smoother's sds, counts as this far
 POSITIONS = 2**31  # in place of a shard's number, for the random numbers that all shards share
+UNSTABLE = "the loss or gradient of step {} is not finite: lower the learning rate and go on"
 SAVE_EVERY = 120.0  # seconds
 ADAMW_SHARE = 1.0 / 3.0  # of the learning rate
 
@@ -247,20 +249,24 @@ def train(
             for i in mine:
                 generator = generator_of(fabric.device, settings.seed, step, i, *run)
                 with fabric.no_backward_sync(objective, enabled=i != mine[-1]):
-                    loss, forecast = objective(functools.partial(positions.__getitem__, i), generator)
+                    try:
+                        loss, forecast = objective(functools.partial(positions.__getitem__, i), generator)
+                    except ValueError as error:  # of a distribution whose parameters are not finite
+                        raise TrainingError(f"{UNSTABLE.format(step)} ({str(error).splitlines()[0]})") from error
                     fabric.backward(loss / len(mine))
                 total += float(forecast) / len(mine)
             gradient = nn.utils.clip_grad_norm_(objective.parameters(), settings.clip)
             mean: Any = fabric.all_reduce(torch.tensor(total), reduce_op="mean")
             total = float(mean)
             if not (math.isfinite(total) and math.isfinite(gradient)):
-                raise TrainingError(f"the loss or gradient of step {step} is not finite: lower the learning rate and go on")
-            whole = False
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            state = state.after(total, before + time.monotonic() - begun, model)
-            whole = True
+                raise TrainingError(UNSTABLE.format(step))
+            with undivided():
+                whole = False
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                state = state.after(total, before + time.monotonic() - begun, model)
+                whole = True
             if on_step is not None:
                 on_step(step, total)
             if bar.update():

@@ -21,7 +21,7 @@ from hybrid.benchmark_methods import Record
 from hybrid.benchmark_scores import score_curve
 from hybrid.diagnostics.scores import MSCE_LEVELS
 from hybrid.output import replacing
-from hybrid.plotting import COLOURS, INK, MORE_COLOURS, MUTED, WARNING, is_log_y, log_axis
+from hybrid.plotting import COLOURS, INK, MORE_COLOURS, MUTED, WARNING, as_label, is_log_y, log_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ def _panel(ax: Axes, case: Case, record: Record) -> None:
     scores = score_curve(case, record)
     remark = " (needs review)" if record["needs_review"] else ""
     title = f"{_short(case.name)}\nRMSLE {scores['rmsle']:.3g}, LL {scores['ll']:.2f}{remark}"
-    ax.set_title(title, fontsize=7, loc="left", color=WARNING if remark else INK, pad=3)
+    ax.set_title(as_label(title), fontsize=7, loc="left", color=WARNING if remark else INK, pad=3)
 
 
 def _labelled(cases: Sequence[Case]) -> str:
@@ -164,7 +164,7 @@ def plot_sheet(cases: Sequence[Case], records: Sequence[Record], title: str, noi
         Patch(color=COLOURS[0], alpha=0.45, linewidth=0, label=f"50 % {interval}"),
         Patch(color=COLOURS[0], alpha=0.18, linewidth=0, label=f"90 % {interval}"),
     ]
-    figure.suptitle(title + _labelled(cases), x=0.01, y=0.995, ha="left", va="top", fontsize=10)
+    figure.suptitle(as_label(title + _labelled(cases)), x=0.01, y=0.995, ha="left", va="top", fontsize=10)
     figure.legend(handles=handles, loc="lower left", ncols=len(handles), frameon=False, fontsize=8)
     return figure
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.output import check_folder
 
 
 def _checked(path: Path | None, suffix: str) -> None:
@@ -14,8 +15,7 @@ def _checked(path: Path | None, suffix: str) -> None:
         return
     if path.suffix.lower() != suffix:
         raise InvalidArgumentError(f"{path}: the name must end in {suffix}")
-    if not path.absolute().parent.is_dir():
-        raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")
+    check_folder(path)
 
 
 @click.command("calibrate")

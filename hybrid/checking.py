@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hybrid.amortized.importance import FEWEST as FEWEST_WEIGHTS
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.coordinates import get_coordinates
 from hybrid.models.engine import Problem
@@ -152,13 +153,24 @@ def loo(fit: Fit) -> pd.DataFrame:
     if fit.engine == "least_squares":
         raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
     if curve.x.size < FEWEST or np.unique(curve.x).size < FEWEST:
-        raise InvalidArgumentError(f"leaving one out needs at least {FEWEST} points with different x, got {curve.x.size}")
+        distinct = np.unique(curve.x).size
+        raise InvalidArgumentError(f"leaving one out needs at least {FEWEST} points with different x, got {distinct}")
     found = _smoothed_loo(fit) if fit.by_draws else _exact_loo(fit)
     return pd.DataFrame({"y": curve.y, **found}, index=pd.Index(curve.x, name=curve.x_label))
 
 
+def _enough_draws(fit: Fit) -> None:
+    """Refuse what ArviZ cannot smooth: the tail of the weights of so few draws."""
+    draws = next(iter(fit.result.draws.values())).size
+    if draws < FEWEST_WEIGHTS:
+        raise InvalidArgumentError(
+            f"importance weights need at least {FEWEST_WEIGHTS} draws, and the fit has {draws}: fit with more"
+        )
+
+
 def _smoothed_loo(fit: Fit) -> dict[str, Array]:
     """elpd, PIT and k-hat from the draws; log weights are minus the point's own log likelihood."""
+    _enough_draws(fit)
     array_stats = importlib.import_module("arviz_stats.base").array_stats
     assert isinstance(fit.prior, Prior)
     arviz_stats = importlib.import_module("arviz_stats")
@@ -216,13 +228,14 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
     Raises
     ------
     InvalidArgumentError
-        If the fit has no draws of all parameters.
+        If the fit has no draws of all parameters, or fewer than 25.
     """
     if "log_prior" not in fit.data.children or fit.engine == "least_squares":
         raise InvalidArgumentError(
             f"engine {fit.engine!r} gives no draws of all parameters of {fit.prior.name!r}: fit with engine='nuts', or a prior "
             "whose parameters are continuous"
         )
+    _enough_draws(fit)
     names = [p.name for p in fit.prior.parameters]
     summary = importlib.import_module("arviz_stats").psense_summary
     log = logging.getLogger(summary.__module__)
@@ -259,7 +272,7 @@ def plot_checks(fit: Fit) -> Any:
     """
     import matplotlib.pyplot as plt
 
-    from hybrid.plotting import COLOURS, INK
+    from hybrid.plotting import COLOURS, INK, as_label
 
     pit = loo(fit)["pit"].to_numpy()
     curve = fit.curve
@@ -273,11 +286,11 @@ def plot_checks(fit: Fit) -> Any:
             low, high = np.quantile(values, [0.5 - mass / 2, 0.5 + mass / 2], axis=0)
             ax.fill_between(curve.x, low, high, color=COLOURS[0], alpha=shade, linewidth=0, label=f"{100 * mass:g} %")
         ax.scatter(curve.x, points, s=10, color=INK, zorder=3, label="observed")
-        ax.set_xlabel(curve.x_label)
+        ax.set_xlabel(as_label(curve.x_label))
         if curve.x[-1] / curve.x[0] > 20:
             ax.set_xscale("log")
     axes[0].set_yscale("log")
-    axes[0].set_ylabel(curve.y_label)
+    axes[0].set_ylabel(as_label(curve.y_label))
     axes[0].set_title("prior predictive", fontsize="medium", loc="left")
     axes[0].legend(fontsize="x-small", frameon=False)
     axes[1].set_ylabel("log of y over the replicates' median")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybrid.checks import as_integer
+from hybrid.curve import Curve
 from hybrid.fitting import fit
-from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.errors import InvalidArgumentError, InvalidCurveError
 from hybrid.models.prior import AbstractPrior
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def next_points(
     >>> hybrid.next_points(curve, [1e22, 3e22, 1e23], k=1)  # doctest: +SKIP
     array([1.e+23])
     """
+    if not isinstance(curve, Curve):
+        raise InvalidCurveError(f"next_points takes a curve, got {type(curve).__name__}: build a hybrid.Curve(x, y)")
     x = _candidates(candidates)
     k = as_integer(k, "k", 1, x.size)
     if horizon is None:

@@ -16,7 +16,7 @@ import click
 from hybrid.benchmark_command import benchmark_command
 from hybrid.calibration_commands import calibrate_command, report_command
 from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError
-from hybrid.output import format_table, replacing
+from hybrid.output import check_folder, format_table, replacing
 
 if TYPE_CHECKING:
     from hybrid.curve import Curve
@@ -58,8 +58,7 @@ def _check_output(path: Path | None, formats: Sequence[str]) -> None:
         raise InvalidArgumentError(f"{path}: the name must end in {' or '.join(formats)}")
     if path.is_dir():
         raise InvalidArgumentError(f"{path} is a directory: give the name of a file")
-    if not path.parent.is_dir():
-        raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")
+    check_folder(path)
 
 
 def _save_fit(fit: Fit, path: Path) -> None:
@@ -147,6 +146,9 @@ def _horizon(curve: Curve, at: Sequence[float], horizon: float | None) -> float:
     from hybrid.fitting import HORIZON_FACTOR
 
     if horizon is not None:
+        for x in at:
+            if x > horizon:
+                raise InvalidArgumentError(f"--at {x:g} lies beyond --horizon {horizon:g}: give a horizon of {x:g} or more")
         return horizon
     return max([HORIZON_FACTOR * float(curve.x[-1]), *at, *_targets(curve)[0]])
 
@@ -380,8 +382,9 @@ def _read(path: Path) -> str:
 
 
 def _read_json(path: Path) -> Any:
+    text = _read(path)
     try:
-        return json.loads(_read(path))
+        return json.loads(text)
     except ValueError as error:
         raise InvalidArgumentError(f"{path} is not JSON: {error}") from None
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.checks import as_floats
 from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_distance, wasserstein
 from hybrid.models.distributions import unconstrained
 from hybrid.models.errors import InvalidArgumentError
@@ -123,8 +122,11 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
     Raises
     ------
     InvalidArgumentError
-        If the fits are of different curves, priors, horizons or y scales, or no x is given.
+        If the fits are of different curves, priors, horizons or y scales, or x is not what `Fit.predict` takes.
     """
+    for one in (first, second):
+        if not isinstance(one, Fit):
+            raise InvalidArgumentError(f"agreement is between two fits by hybrid.fit, got {type(one).__name__}")
     same = np.array_equal(first.curve.x, second.curve.x) and np.array_equal(first.curve.y, second.curve.y)
     if not same or first.prior.fingerprint != second.prior.fingerprint:
         raise InvalidArgumentError("agreement is between two fits of the same curve under the same prior")
@@ -133,10 +135,7 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
     if x is None:
         last = float(first.curve.x[-1])
         x = [last * step for step in STEPS if last * step <= first.horizon * (1 + 1e-9)]
-    found = as_floats(x, "x", InvalidArgumentError, scalar=True)
-    if found.size == 0:
-        raise InvalidArgumentError("x is empty: give at least one position")
-    return Agreement(first, second, found)
+    return Agreement(first, second, first.positions(x, "x"))
 
 
 def verdicts(fits: Sequence[Fit], x: Array | None = None) -> list[Agreement]:

@@ -210,6 +210,8 @@ def fit_many(
     ------
     As `fit`.
     """
+    if isinstance(curves, Curve):
+        raise InvalidCurveError("fit_many takes several curves, and this is one: use hybrid.fit, or a list")
     curves = list(curves.values() if isinstance(curves, Mapping) else curves)
     for i, curve in enumerate(curves):
         if not isinstance(curve, Curve):

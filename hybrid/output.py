@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hybrid.models.errors import InvalidArgumentError
+
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Columns of text, aligned to the right except for those numbered in `left`."""
@@ -15,6 +17,24 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
         cells = [f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(row)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a path in whose folder no file can be written: before the work, not after it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it cannot.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager

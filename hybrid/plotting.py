@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib import ticker
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.mathtext import MathTextParser
 
 from hybrid.models.errors import InvalidArgumentError
 
@@ -89,6 +90,15 @@ def _tick_label(value: float, powers: bool) -> str:
     return f"${power}$" if abs(mantissa - 1.0) < 1e-6 else rf"${mantissa:.3g}\times{power}$"
 
 
+def as_label(text: str) -> str:
+    """The text as matplotlib takes it: formulas between dollars stay, and dollars that begin none are dollars."""
+    try:
+        MathTextParser("agg").parse(text)
+    except ValueError:
+        return text.replace("$", r"\$")
+    return text
+
+
 def log_axis(axis: Any, low: float, high: float) -> None:
     """A log scale whose ticks stay readable: 1, 2, 3, 5, 7 or 1, 2, 5 over few decades, powers of ten over many."""
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
@@ -142,8 +152,8 @@ def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -
         top = min(float(np.max(outer)), float(np.max(inner)) + reach)
         margin = 0.05 * (top - bottom)
         ax.set_ylim(bottom - margin, top + margin)
-    ax.set_xlabel(curve.x_label)
-    ax.set_ylabel(curve.y_label)
+    ax.set_xlabel(as_label(curve.x_label))
+    ax.set_ylabel(as_label(curve.y_label))
     ax.grid(True, color="#E6E6E6", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -213,7 +223,7 @@ def _header(ax: Axes, name: str | None, title: str, colour: str) -> None:
     if name:
         fits_in_a_line = (len(name) + len(title) + 2) * _TITLE_LETTER_INCHES <= width
         title = f"{name}: {title}" if fits_in_a_line else f"{name}\n{title}"
-    ax.set_title(title, loc="left", pad=8 + 14 * rows, fontsize="medium", color=colour)
+    ax.set_title(as_label(title), loc="left", pad=8 + 14 * rows, fontsize="medium", color=colour)
 
 
 def _percent(level: float) -> str:

@@ -79,8 +79,12 @@ def _curve(path: str | os.PathLike[str], rows: list[Row], x: str, y: str, name: 
 def _grouped(columns: list[str], rows: list[Row]) -> dict[str, list[Row]]:
     """The rows of each curve under the key "domain/curve", or "curve" where there is no column of domains."""
     groups: dict[str, list[Row]] = {}
+    named: dict[str, tuple[str, ...]] = {}
     for line, row in rows:
-        key = "/".join(row[c].strip() for c in ("domain", "curve") if c in columns)
+        parts = tuple(row[c].strip() for c in ("domain", "curve") if c in columns)
+        key = "/".join(parts)
+        if named.setdefault(key, parts) != parts:
+            raise InvalidCurveError(f"two curves would both be called {key!r} (line {line}): rename the domain or curve of one")
         groups.setdefault(key, []).append((line, row))
     return groups
 

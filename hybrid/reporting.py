@@ -22,7 +22,15 @@ from IPython.display import Markdown, display
 import matplotlib.pyplot as plt
 import hybrid
 warnings.filterwarnings("ignore")
-plt.rcParams.update({{"figure.dpi": 110, "font.size": 9}})"""
+plt.rcParams.update({{"figure.dpi": 110, "font.size": 9}})
+
+def shown(make):  # what a check gives, or why it is not for this fit
+    try:
+        found = make()
+    except hybrid.HybridError as error:
+        return display(Markdown(f"Not for this fit: {{error}}."))
+    display(found)
+    plt.close("all")"""
 
 _VERSIONS = """import json
 attrs = {attrs}
@@ -103,19 +111,19 @@ FIT_CELLS: tuple[Cell, ...] = (
         "display(fit.summary().style.format('{{:.4g}}') if has_posterior else Markdown('The engine gives no parameters.'))",
     ),
     ("markdown", "## Health\n\nEach threshold with its source; what fails says what to do."),
-    ("code", "display(hybrid.health(fit).style.format(precision=3))"),
+    ("code", "shown(lambda: hybrid.health(fit).style.format(precision=3))"),
     (
         "markdown",
         "## Does the model fit its own points?\n\nDistribution of replicated data against the observed ones.",
     ),
     (
         "code",
-        "figure = hybrid.plot_checks(fit); display(figure); plt.close(figure)",
+        "shown(lambda: hybrid.plot_checks(fit))",
     ),
     ("markdown", "## Leave-one-out\n\nlog density of each point given the others, PIT, and k-hat."),
-    ("code", "display(hybrid.loo(fit).style.format(precision=3).format_index('{{:.6g}}'))"),
+    ("code", "shown(lambda: hybrid.loo(fit).style.format(precision=3).format_index('{{:.6g}}'))"),
     ("markdown", "## Sensitivity to prior and likelihood\n\nBy power-scaling (Kallioinen et al. 2024)."),
-    ("code", "display(hybrid.sensitivity(fit))"),
+    ("code", "shown(lambda: hybrid.sensitivity(fit))"),
     ("markdown", "## How this was made\n\n```bash\n{command}\n```"),
     ("code", _VERSIONS.replace("{attrs}", "fit.data.attrs")),
 )

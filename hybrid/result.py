@@ -205,7 +205,7 @@ class Fit:
         InvalidArgumentError
             If a position or level is outside what it may be.
         """
-        x = self._positions(x_new)
+        x = self.positions(x_new)
         p = as_floats(levels, "levels", InvalidArgumentError, scalar=True)
         if p.size == 0 or not np.all((p > 0) & (p < 1)):
             raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
@@ -243,7 +243,7 @@ class Fit:
         InvalidArgumentError
             If a position or observation is outside what it may be.
         """
-        x = self._positions(x_new)
+        x = self.positions(x_new)
         return self._along_x(x, self.predictive.log_density(x, _finite(y_new, x, "y_new")), "log_density")
 
     def sample(self, x_new: Array, draws: int = 1000, seed: int | None = None) -> xr.DataArray:
@@ -268,7 +268,7 @@ class Fit:
         InvalidArgumentError
             If an argument is outside what it may be.
         """
-        x, n = self._positions(x_new), as_integer(draws, "draws", 1, 10**7)
+        x, n = self.positions(x_new), as_integer(draws, "draws", 1, 10**7)
         seed = self.seed if seed is None else as_integer(seed, "seed", 0, 2**32 - 1)
         y = self.predictive.sample(x, n, seed)
         coords = {"draw": np.arange(n), "x": self._x(x)}
@@ -294,7 +294,7 @@ class Fit:
         InvalidArgumentError
             If an argument is outside what it may be.
         """
-        x = self._positions(x_new)
+        x = self.positions(x_new)
         return self._along_x(x, self.predictive.cdf(x, _finite(threshold, x, "threshold")), "prob_below")
 
     def summary(self) -> "pd.DataFrame":
@@ -307,6 +307,8 @@ class Fit:
             For a point estimate a single column, value. For a mixture of laws by the amortized engine, the probability of each
             family and number of breaks.
         """
+        if "posterior" not in self.data.children:
+            raise InvalidArgumentError(f"engine {self.engine!r} gives no parameters of {self.prior.name!r}, only forecasts")
         posterior = self.data["posterior"].to_dataset()
         names = [str(name) for name in posterior.data_vars]
         import pandas as pd
@@ -338,23 +340,29 @@ class Fit:
         """
         write_datatree(self.data, path)
 
-    def _positions(self, x_new: Array) -> np.ndarray:
-        """Checked positions in the user's units, shape (n,)."""
-        x = as_floats(x_new, "x_new", InvalidArgumentError, scalar=True)
+    def positions(self, x_new: Array, name: str = "x_new") -> np.ndarray:
+        """Where a forecast can be: a number or several, as an array of shape (n,) in the user's units.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If one is not a positive number or, for a prior in unit coordinates, not from the first context x to the horizon.
+        """
+        x = as_floats(x_new, name, InvalidArgumentError, scalar=True)
         if x.size == 0:
-            raise InvalidArgumentError("x_new is empty: give at least one position")
+            raise InvalidArgumentError(f"{name} is empty: give at least one position")
         for value in x[~((x >= 1e-100) & (x <= 1e100))]:
-            as_positive(value, "x_new")
+            as_positive(float(value), name)
         if self.prior.coordinates == "unit":
             first, beyond = float(self.curve.x[0]), x[x > self.horizon * (1 + EDGE)]
             if beyond.size:
                 raise InvalidArgumentError(
-                    f"x_new = {beyond[0]:g} lies beyond the horizon {self.horizon:g}, where prior {self.prior.name!r} is not "
+                    f"{name} = {beyond[0]:g} lies beyond the horizon {self.horizon:g}, where prior {self.prior.name!r} is not "
                     f"defined: fit again with horizon={beyond.max():g}"
                 )
             if np.any(x < first * (1 - EDGE)):
                 raise InvalidArgumentError(
-                    f"x_new = {x.min():g} lies before the first context x {first:g}, where prior {self.prior.name!r} is not "
+                    f"{name} = {x.min():g} lies before the first context x {first:g}, where prior {self.prior.name!r} is not "
                     "defined: ask for later x, or add earlier points"
                 )
         return x
@@ -375,6 +383,18 @@ def _finite(values: Array, x: np.ndarray, name: str) -> np.ndarray:
     return np.broadcast_to(found, x.shape)
 
 
+def _check_attributes(attrs: Mapping[Any, Any]) -> None:
+    """What a file says of its fit must be what a fit can be."""
+    for name in ("horizon", "y_scale"):
+        as_positive(float(attrs[name]), name)
+    as_integer(int(attrs["seed"]), "seed", 0, 2**32 - 1)
+    for name, allowed in (("engine", ("nuts", "pfn", "least_squares")), ("status", ("ok", "needs_review"))):
+        if attrs[name] not in allowed:
+            raise FileFormatError(f"its {name} is {attrs[name]!r}, which is none of {', '.join(allowed)}")
+    if not isinstance(json.loads(attrs["info"]), dict):
+        raise FileFormatError("its info is not a mapping")
+
+
 def load_fit(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
     """Read a fit that `Fit.save` wrote; it equals the fit that was saved.
 
@@ -393,6 +413,7 @@ def load_fit(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
     tree = read_datatree(path)
     try:
         attrs, constant = tree.attrs, tree["constant_data"]
+        _check_attributes(attrs)
         prior = prior_from_json(attrs["prior_json"], law)
         if prior.fingerprint != attrs["fingerprint"]:
             raise FileFormatError(f"{path} was fitted under another prior than the one it describes: fit again")

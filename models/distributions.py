@@ -74,7 +74,7 @@ class Distribution:
     hyperparameters: tuple[tuple[str, float | tuple[float, ...]], ...]
 
     def __init__(self, family: str, **hyperparameters: Any) -> None:
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
             raise InvalidArgumentError(f"unknown distribution family {family!r}; there are {', '.join(FAMILIES)}")
         names = FAMILIES[family]
         if set(hyperparameters) != set(names):

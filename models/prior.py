@@ -21,6 +21,8 @@ from hybrid.models.noise import get_noise
 
 Array = Any
 FORMAT = 1
+_FIELDS = frozenset({"format", "name", "law", "law_version", "coordinates", "noise", "parameters"})
+_OF_PARAMETER = frozenset({"name", "distribution", "meaning"})
 STANDARD_NORMAL = Distribution("Normal", loc=0.0, scale=1.0)
 FEWEST_DRAWN, SURPLUS, MAX_ATTEMPTS = 256, 4, 1000  # where a law admits only some draws
 
@@ -106,11 +108,16 @@ class AbstractPrior(abc.ABC):
         Raises
         ------
         InvalidArgumentError
-            If n < 1, x is empty, not finite, not increasing or outside the coordinates, or the backend is unknown.
+            If n or seed is no such integer, x is empty, not finite, not increasing or outside the coordinates, or the
+            backend is unknown.
         """
-        if n < 1:
-            raise InvalidArgumentError(f"n must be at least 1, got {n}")
-        x = np.asarray(x, dtype=float)
+        for what, value, least in (("n", n, 1), ("seed", seed, 0)):
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not least <= value < 2**32:
+                raise InvalidArgumentError(f"{what} must be an integer from {least} to {2**32 - 1}, got {value!r}")
+        try:
+            x = np.asarray(x, dtype=float)
+        except (TypeError, ValueError):
+            raise InvalidArgumentError(f"x must be numbers, got {x!r}") from None
         if x.ndim != 1 or x.size == 0 or not np.all(np.isfinite(x)) or np.any(np.diff(x) < 0):
             raise InvalidArgumentError("x must be a one-dimensional array of finite numbers in increasing order")
         if backend not in ("jax", "torch"):
@@ -148,7 +155,8 @@ class Prior(AbstractPrior):
     Raises
     ------
     InvalidArgumentError
-        If parameter names repeat, the noise scale is missing, or a law of your own has the name of one that ships.
+        If parameter names repeat, the noise scale is missing or may be negative, or a law of your own has the name of one
+        that ships.
 
     Examples
     --------
@@ -175,6 +183,9 @@ class Prior(AbstractPrior):
         missing = [p for p in self.noise.parameters if p not in names]
         if missing:
             raise InvalidArgumentError(f"prior {name!r} lacks the noise parameter {', '.join(missing)}")
+        sigma = next(p.distribution for p in self._parameters if p.name == "sigma")
+        if sigma.family in ("Normal", "StudentT") or (sigma.family == "Uniform" and sigma["low"] < 0):
+            raise InvalidArgumentError(f"prior {name!r}: sigma is a scale, and {sigma!r} may be negative; try a LogNormal")
         if not type(law).__module__.startswith("hybrid.models."):  # a law of the user's own
             shipped = importlib.import_module("hybrid.models.registry").law_names()
             if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
@@ -203,6 +214,20 @@ class Prior(AbstractPrior):
         return not (self.law.constrained or any(p.distribution.is_discrete for p in self._parameters))
 
     @property
+    def missing(self) -> str | None:
+        """The first parameter that the law asks for and the prior does not have, found by trying; None if there is none."""
+        one = np.ones(1)
+        theta = {p.name: 0.5 * one for p in self._parameters}
+        try:
+            with np.errstate(all="ignore"):
+                self.mean(theta, one, get_coordinates(self.coordinates).native_frame(np.array([0.1, 1.0])))
+        except KeyError as error:
+            return str(error.args[0])
+        except Exception:  # a law of the user's own that NumPy cannot run, or not at these values
+            return None
+        return None
+
+    @property
     def integrable(self) -> tuple[str, ...]:
         """Parameters over which the likelihood can be integrated in closed form: `Law.linear`, where all is Gaussian."""
         linear = {p.name: p.distribution for p in self._parameters if p.name in self.law.linear}
@@ -229,9 +254,15 @@ class Prior(AbstractPrior):
         Raises
         ------
         FileFormatError
-            If the description is incomplete, or was written for another version of the law.
+            If the description is incomplete, says what no prior has, lacks a parameter of the law, or was written for another
+            version of the law.
         """
         try:
+            if description["format"] != FORMAT or not isinstance(description["name"], str):
+                raise FileFormatError(f"a prior has the format {FORMAT} and a name, got {dict(description)!r:.80}")
+            unknown = [*(set(description) - _FIELDS), *(k for p in description["parameters"] for k in set(p) - _OF_PARAMETER)]
+            if unknown:
+                raise FileFormatError(f"a prior has no field {unknown[0]!r}; it has {', '.join(sorted(_FIELDS))}")
             if description["law"] != law.name or description["law_version"] != law.version:
                 raise FileFormatError(
                     f"this prior was written for law {description['law']} version {description['law_version']}, "
@@ -241,8 +272,12 @@ class Prior(AbstractPrior):
                 Parameter(p["name"], Distribution.from_dict(p["distribution"]), p.get("meaning", ""))
                 for p in description["parameters"]
             )
-            return cls(description["name"], law, parameters, description["noise"], description["coordinates"])
-        except (KeyError, TypeError, AttributeError) as error:
+            found = cls(description["name"], law, parameters, description["noise"], description["coordinates"])
+            missing = found.missing
+            if missing:
+                raise FileFormatError(f"law {law.name!r} has a parameter {missing!r}, and the prior none of that name")
+            return found
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, HybridError):
                 raise
             raise FileFormatError(f"not a complete description of a prior: {error!r}") from None

@@ -5,6 +5,7 @@ import pytest
 import scoringrules
 from scipy import stats
 
+import hybrid
 from hybrid.amortized.importance import pareto_k
 from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_distance, quantile_crps
 
@@ -57,3 +58,12 @@ def test_k_hat_counts_impossible_draws_as_weight_zero() -> None:
     target = np.where(draws > -1.0, stats.norm.logpdf(draws), -np.inf)
     assert pareto_k(target, stats.norm.logpdf(draws)) == -np.inf
     assert pareto_k(target, stats.norm.logpdf(draws, 0.0, 1.2)) < 0.5
+
+
+@pytest.mark.parametrize("x", [[np.nan], [-1.0], [], "far"])
+def test_agreement_refuses_positions_that_predict_refuses(x: object) -> None:
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
+    with pytest.raises(hybrid.InvalidArgumentError, match=r"^x "):
+        hybrid.agreement(fit, fit, x)
+    with pytest.raises(hybrid.InvalidArgumentError, match="two fits"):
+        hybrid.agreement(fit, None)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """One prior, two backends: the same draws in distribution, the same densities; and priors as data."""
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import stats
 
 from hybrid.models.coordinates import get_coordinates
 from hybrid.models.distributions import FAMILIES, Distribution
-from hybrid.models.errors import FileFormatError, InvalidArgumentError, UnknownNameError
+from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError, UnknownNameError
 from hybrid.models.law import Law
 from hybrid.models.m1 import M1
 from hybrid.models.prior import AbstractPrior, Parameter, Prior
@@ -235,3 +236,39 @@ def test_bad_samples_are_refused(n: int, x: list[Any], backend: str) -> None:
         get_prior("m4").sample(1, np.array([-1.0, 1.0]))
     with pytest.raises(InvalidArgumentError):
         get_prior("nsl_paper").sample(1, np.array([0.5, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 99}, "format 1"),
+        ({"name": 5}, "a name"),
+        ({"noize": "normal"}, "no field 'noize'"),
+        ({"noise": None}, "noise"),
+    ],
+)
+def test_a_description_with_a_mistake_is_refused(change: dict[str, Any], said: str) -> None:
+    described = {**get_prior("m4").to_dict(), **change}
+    with pytest.raises(HybridError, match=said):
+        prior_from_json(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "y_rat"}, "a parameter 'y_ratio'"),
+        ({"extra": 1}, "no field 'extra'"),
+        ({"distribution": "Normal"}, "not a complete description"),
+    ],
+)
+def test_a_parameter_with_a_mistake_is_refused(change: dict[str, Any], said: str) -> None:
+    described = get_prior("m4").to_dict()
+    described["parameters"][1].update(change)
+    with pytest.raises(FileFormatError, match=said):
+        prior_from_json(json.dumps(described))
+
+
+def test_a_scale_that_may_be_negative_is_refused() -> None:
+    for family in (Distribution("Normal", loc=0.0, scale=1.0), Distribution("Uniform", low=-1.0, high=1.0)):
+        with pytest.raises(InvalidArgumentError, match="sigma is a scale"):
+            get_prior("m4").replace(sigma=family)

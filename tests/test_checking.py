@@ -161,3 +161,16 @@ def test_prior_predictive_is_in_the_units_of_y(fits: dict[str, hybrid.Fit], engi
     draws = prior_predictive(fit, 400)
     assert draws.shape == (400, fit.curve.x.size)
     assert np.median(draws[:, 0]) == pytest.approx(fit.y_scale, rel=0.2)  # y_first has median 1 in coordinates
+
+
+@pytest.mark.parametrize("draws", [1, 7, 24])
+def test_few_draws_are_said_to_be_too_few(draws: int) -> None:
+    """ArviZ smooths the tail of the weights, which must have five."""
+    curve = hybrid.load_example("cerebras_gpt_pile")
+    fit = hybrid.fit(curve, "m4", "pfn", draws=draws, forecast="draws", progress=False)
+    assert fit.pareto_k == np.inf
+    assert not fit.is_trusted
+    assert "k-hat inf" in fit.verdict
+    for check in (hybrid.loo, hybrid.sensitivity):
+        with pytest.raises(hybrid.InvalidArgumentError, match="25 draws"):
+            check(fit)

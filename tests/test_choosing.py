@@ -77,3 +77,8 @@ def test_points_that_tell_nothing_new_are_still_given() -> None:
 def test_refuses_what_it_cannot_choose_from(candidates: Any, k: int, words: str) -> None:
     with pytest.raises(hybrid.InvalidArgumentError, match=words):
         hybrid.next_points(CURVE, candidates, k, prior="m4")
+
+
+def test_takes_a_curve() -> None:
+    with pytest.raises(hybrid.InvalidCurveError, match="next_points takes a curve"):
+        hybrid.next_points([1.0, 2.0], [3.0])  # type: ignore[arg-type]

@@ -220,3 +220,11 @@ def test_examples() -> None:
     assert hybrid.load_example("cerebras_gpt_pile").y[-1] == 1.572
     with pytest.raises(UnknownNameError, match="cerebras_gpt_pile"):
         hybrid.load_example("nothing")
+
+
+def test_two_curves_of_one_name_are_not_merged(tmp_path: Path) -> None:
+    rows = [f"{domain},{curve},{x},{1 / x}" for domain, curve in (("a/b", "c"), ("a", "b/c")) for x in (1, 2, 4)]
+    path = tmp_path / "curves.csv"
+    path.write_text("\n".join(["domain,curve,x,y", *rows]), encoding="utf-8")
+    with pytest.raises(InvalidCurveError, match=r"both be called 'a/b/c' \(line 5\)"):
+        hybrid.read_curves(path)

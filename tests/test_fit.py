@@ -195,6 +195,8 @@ def test_bad_arguments_of_fit(options: dict[str, Any], error: type[HybridError],
 def test_not_a_curve() -> None:
     with pytest.raises(InvalidCurveError, match=r"hybrid\.Curve"):
         hybrid.fit([1, 2, 3], engine="least_squares")  # type: ignore[arg-type]
+    with pytest.raises(InvalidCurveError, match=r"use hybrid\.fit, or a list"):
+        hybrid.fit_many(make_curve(), prior="m2", engine="least_squares")  # type: ignore[arg-type]
     with pytest.raises(InvalidCurveError, match="curve 1"):
         hybrid.fit_many([make_curve(), None], prior="m2", engine="least_squares")  # type: ignore[list-item]
 

@@ -1,6 +1,7 @@
 """Plots: scales, bands, points, labels and headers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 
+import hybrid
 from hybrid.curve import Curve
 from hybrid.models.engine import EngineResult
 from hybrid.models.errors import InvalidArgumentError
@@ -181,3 +183,13 @@ def test_long_titles_take_two_lines() -> None:
     _, axes = plt.subplots(1, 2, figsize=(8.0, 4.0), layout="constrained")
     fit = make_fit(np.geomspace(1e18, 1e22, 9), status="needs_review")
     assert plot_fit(fit, axes[0]).get_title(loc="left") == "made up\nprior m2, engine nuts, needs review"
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"), [("cost ($)", r"cost (\$)"), ("FLOP ($^$)", r"FLOP (\$^\$)"), ("$10^{21}$", "$10^{21}$")]
+)
+def test_dollars_in_labels_are_formulas_only_where_they_can_be(label: str, shown: str, tmp_path: Path) -> None:
+    curve = hybrid.Curve([1.0, 2.0, 4.0, 8.0], [3.0, 2.5, 2.2, 2.0], x_label=label, name=label)
+    ax = hybrid.fit(curve, "m2", "least_squares", progress=False).plot()
+    assert ax.get_xlabel() == shown
+    ax.figure.savefig(tmp_path / "labels.png")

@@ -52,6 +52,23 @@ def test_report_of_a_fit(engine: str, tmp_path: Path) -> None:
     assert ("R-hat" if engine == "nuts" else "k-hat of the parameter draws") in page
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prior", "engine", "curve", "said"),
+    [
+        ("nsl", "pfn", hybrid.load_example("cerebras_gpt_pile"), "no draws of all parameters"),
+        ("lcpfn", "pfn", hybrid.load_example("cerebras_gpt_pile"), "The engine gives no parameters"),
+        ("m4", "least_squares", hybrid.load_example("cerebras_gpt_pile"), "a point estimate has no draws to check"),
+        ("m4", "pfn", hybrid.Curve([1.0, 10.0, 100.0], [3.0, 2.0, 1.5]), "at least 4 points"),
+    ],
+)
+def test_report_of_a_fit_says_which_checks_are_not_for_it(
+    prior: str, engine: str, curve: hybrid.Curve, said: str, tmp_path: Path
+) -> None:
+    fit = hybrid.fit(curve, prior, engine, progress=False)
+    check_page(hybrid.write_report(fit, tmp_path / "fit.html"), "Not for this fit" if said[0] != "T" else said, said)
+
+
 def test_a_cell_that_fails_leaves_no_page(
     calibration: hybrid.Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

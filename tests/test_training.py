@@ -3,9 +3,11 @@
 import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,32 @@ def test_an_interrupted_run_resumes_to_the_bit(tmp_path: Path, prior: str, chang
         run(tmp_path / "parts", interrupt_after(3), prior, **changes)
     check_equal(run(tmp_path / "parts", lambda step, _: steps.append(step), prior, **changes), whole)
     assert steps == [4, 5]
+
+
+def test_an_interruption_waits_for_the_optimiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-changed weights could not be saved: a run that is stopped there goes on from that step, not from the last file."""
+    whole = run(tmp_path / "whole")
+    step, count = torch.optim.AdamW.step, iter(range(100))
+
+    def interrupted(self: torch.optim.AdamW, *args: Any, **options: Any) -> Any:
+        if next(count) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return step(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "parts")
+    left: list[int] = []
+    check_equal(run(tmp_path / "parts", lambda done, _: left.append(done)), whole)
+    assert left[0] == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_that_diverges_is_stopped_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        run(tmp_path / "run", learning_rate=1e30)
 
 
 def test_other_settings_give_other_weights(tmp_path: Path) -> None:
