@@ -92,6 +92,9 @@ def read_card(path: Path) -> Card:
     return Card(path, content)
 
 
+_TITLES = {"held_out_loss": "held out loss of training, nats per target: that of placing and that of the bars"}
+
+
 def _best(share: float) -> str:
     return (
         f"- {share:.0%} of the contexts are the best result so far at each x, thinned, as many published curves are; targets "
@@ -130,7 +133,8 @@ def render(card: Card) -> str:
     ]
     for name, figures in c["scores"].items():
         values = {key: value for key, value in figures.items() if key != "command"}
-        lines += [f"**{name.replace('_', ' ')}**" + (f", `{figures['command']}`" if "command" in figures else ""), ""]
+        title = _TITLES.get(name, name.replace("_", " "))
+        lines += [f"**{title}**" + (f", `{figures['command']}`" if "command" in figures else ""), ""]
         lines += ["| | |", "|---|---|"]
         lines += [f"| {key.replace('_', ' ')} | {value:,.4g} |" for key, value in values.items()]
         lines += [""]

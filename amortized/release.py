@@ -39,7 +39,8 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
 
     Returns
     -------
-    The scores for the card: the held-out loss in nats per target, relative to the sd of law or smoother, whichever is less.
+    The scores for the card: the held-out loss as `prediction_loss` has it, that of placing the bars and that of the bars
+    together, in nats per target, both relative to the sd of law or smoother, whichever is less.
     """
     from tqdm import tqdm
 

@@ -56,8 +56,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(arguments.seed)
     rng = np.random.default_rng(arguments.seed)
     pits, distances, ranks = [], [], []
-    for _ in tqdm(range(arguments.curves // TOGETHER)):
-        curves = sample_curves(prior, TOGETHER, design, generator, dtype=torch.float64)
+    for start in tqdm(range(0, arguments.curves, TOGETHER)):
+        curves = sample_curves(prior, min(TOGETHER, arguments.curves - start), design, generator, dtype=torch.float64)
         contexts = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame)
         bars = contexts.bars(curves.x_target)
         lost = 0.0 if model.logarithmic else bars.cdf(torch.zeros_like(bars.loc))

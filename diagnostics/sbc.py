@@ -107,8 +107,9 @@ def run_sbc(
         `posterior_mean`, `posterior_sd` (draw) of the same quantities on the real line: log where positive, logit in an
         interval. `predictive`: PIT (draw, target) of the held-out points, their distance x over last context x, the width of
         the central 90 % interval over the median, and one PIT per curve. `tarp`: the ranks of joint targets. `features`
-        (draw): what the posteriors knew. Curves whose chains did not converge are left out; the attribute `needs_review` is
-        their share.
+        (draw): what the posteriors knew. Curves whose fit by "nuts" needs review, mostly for chains that did not converge,
+        are left out; the attribute `needs_review` is their share. Of "pfn" there are 200 draws each, resampled from 600: fewer
+        than a fit has, which is the harder case.
 
     Raises
     ------

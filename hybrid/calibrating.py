@@ -50,7 +50,7 @@ class Calibration:
 
     @property
     def curves(self) -> int:
-        """Curves that were judged: those whose chains converged."""
+        """Curves that were judged: those whose fit needs no review."""
         return int(self.data["predictive"].sizes["draw"])
 
     @property
