@@ -11,7 +11,7 @@ from typing import Any
 
 from hybrid.calibrating import Calibration
 from hybrid.models.errors import InvalidArgumentError, ReportError
-from hybrid.output import replacing
+from hybrid.output import check_folder, replacing
 from hybrid.result import Fit
 
 TIMEOUT = 1800  # seconds a cell may take
@@ -187,6 +187,7 @@ def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], comma
     path = Path(path).absolute()
     if path.suffix.lower() != ".html":
         raise InvalidArgumentError(f"{path}: the name of a report must end in .html")
+    check_folder(path)
     command = command or " ".join(shlex.quote(word) for word in (Path(sys.argv[0]).name, *sys.argv[1:]))
     cells = CALIBRATION_CELLS if isinstance(subject, Calibration) else FIT_CELLS
     with tempfile.TemporaryDirectory() as folder:
