@@ -93,7 +93,8 @@ def _tick_label(value: float, powers: bool) -> str:
 def as_label(text: str) -> str:
     """The text as matplotlib takes it: formulas between dollars stay, and dollars that begin none are dollars."""
     try:
-        MathTextParser("agg").parse(text)
+        for line in text.splitlines() if "$" in text else ():  # as matplotlib draws it: line by line
+            MathTextParser("agg").parse(line)
     except ValueError:
         return text.replace("$", r"\$")
     return text

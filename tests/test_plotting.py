@@ -18,7 +18,7 @@ from hybrid.curve import Curve
 from hybrid.models.engine import EngineResult
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.registry import get_prior
-from hybrid.plotting import plot_compare, plot_fit
+from hybrid.plotting import as_label, plot_compare, plot_fit
 from hybrid.result import Fit
 
 
@@ -193,3 +193,10 @@ def test_dollars_in_labels_are_formulas_only_where_they_can_be(label: str, shown
     ax = hybrid.fit(curve, "m2", "least_squares", progress=False).plot()
     assert ax.get_xlabel() == shown
     ax.figure.savefig(tmp_path / "labels.png")
+
+
+def test_labels_of_several_lines_are_taken_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    for text in ("a title\nof two lines", "$10^3$\nruns", "plain"):
+        assert as_label(text) == text
+    assert as_label("cost ($)\nand more") == r"cost (\$)" + "\nand more"
+    assert not caplog.records
