@@ -58,7 +58,10 @@ def test_leaving_one_out_weighs_the_draws(fit: Fit) -> None:
     assert np.all(np.isnan(exact["k_hat"]))
     reliable = (smoothed["k_hat"] < 0.7).to_numpy()
     assert reliable.mean() > 0.5
-    np.testing.assert_allclose(smoothed["elpd"][reliable], exact["elpd"][reliable], atol=0.5)
+    apart = np.abs(smoothed["elpd"] - exact["elpd"]).to_numpy()
+    inner = reliable & (np.arange(reliable.size) > 0) & (np.arange(reliable.size) < reliable.size - 1)
+    assert apart[inner].max() < 0.3
+    assert apart[reliable].max() < 1.0  # without an end point the anchors of the levels lie elsewhere: it is another prior
 
 
 def test_draws_that_cannot_be_trusted_are_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,7 @@ def test_training_again_replaces_weights_and_card(tmp_path: Path, out: Path) -> 
         (["--prior", "m1", "--interpolated", "nan"], ["interpolated"]),
         (["--prior", "m1", "--design", "absent.json"], ["absent.json"]),
         (["--prior", "m1", "--design", "text.json"], ["text.json", "not JSON"]),
-        (["--prior", "m1", "--design", "image.json"], ["image.json", "not JSON"]),
+        (["--prior", "m1", "--design", "image.json"], ["image.json", "not text in UTF-8"]),
         (["--prior", "m1", "--design", "list.json"], ["design"]),
         (["--prior", "m1", "--design", "."], ["."]),
     ],
