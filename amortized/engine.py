@@ -1,7 +1,6 @@
 """The amortized engine: from curves to predictive distributions by a trained network."""
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -272,9 +271,7 @@ def run_pfn(
         said = model.typical.remarks(summary, contexts.features)
         for i, problem in enumerate(part):
             own = contexts.row(i)
-            # Each curve has its own stream, whatever its place in a batch.
-            stream = np.random.SeedSequence((seed, zlib.crc32(problem.x.tobytes() + problem.y.tobytes())))
-            own_seed = int(stream.generate_state(1)[0])
+            own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
             posterior, stats = _posterior(model, summary[i], own.described, problem, draws, own_seed)
             reasons = _verdict(problem, design, said[i])
             if by_draws:

@@ -163,7 +163,7 @@ def frame_prior(prior: AbstractPrior) -> Prior:
     """
     if isinstance(prior, Prior) and prior.is_continuous and prior.noise.name in NOISES and prior.coordinates == "ratio":
         sigma = next(p.distribution.family for p in prior.parameters if p.name == "sigma")
-        if sigma not in ("Uniform", "Beta", "Normal", "StudentT"):
+        if sigma not in ("Uniform", "Beta"):
             return prior
     found = get_prior(DEFAULT)
     assert isinstance(found, Prior)

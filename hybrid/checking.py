@@ -152,8 +152,8 @@ def loo(fit: Fit) -> pd.DataFrame:
     curve = fit.curve
     if fit.engine == "least_squares":
         raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
-    if curve.x.size < FEWEST or np.unique(curve.x).size < FEWEST:
-        distinct = np.unique(curve.x).size
+    distinct = np.unique(curve.x).size
+    if distinct < FEWEST:
         raise InvalidArgumentError(f"leaving one out needs at least {FEWEST} points with different x, got {distinct}")
     found = _smoothed_loo(fit) if fit.by_draws else _exact_loo(fit)
     return pd.DataFrame({"y": curve.y, **found}, index=pd.Index(curve.x, name=curve.x_label))

@@ -13,7 +13,6 @@ without them. Then everything is tried again with several times the effort; and 
 
 import dataclasses
 import functools
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -305,8 +304,7 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
 def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, report: Report) -> EngineResult:
     with double_precision():
         points = pad(prior, problem, bucket(problem.x.size))
-        # Each curve has its own stream, whatever its place in a batch.
-        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(problem.x.tobytes() + problem.y.tobytes()))
+        key = jax.random.fold_in(jax.random.key(seed), problem.stream)
         first, second = jax.random.split(key)
         attempt, attempts = _attempt(prior, points, first, settings, report), 1
         if not attempt.good and settings.attempts > 1:
