@@ -1,6 +1,5 @@
 """Files of weights: safetensors with a JSON card, written whole or not at all, read without running code."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,6 +19,7 @@ from hybrid.amortized.design import Design
 from hybrid.amortized.model import AmortizedModel, build_model
 from hybrid.amortized.settings import Settings
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.models.files import cannot_write, replacing
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior, prior_names
 
@@ -38,16 +38,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     InvalidArgumentError
         If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
     except OSError as error:
-        raise InvalidArgumentError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import shlex
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from hybrid.amortized.sampler import draw_curves
 from hybrid.amortized.settings import Settings, check_names, design_for, preset
 from hybrid.amortized.training import curve_loss, generator_of, train
 from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.files import cannot_write, check_folder
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
 
@@ -145,10 +145,15 @@ def train_prior(
             "weighs the flow's draws is of measurements as they are. Set best_so_far to 0"
         )
     begin = None if origin is None else Origin.read(origin)
-    folder = _writable(user_folder() if out is None else Path(out))
+    folder = user_folder() if out is None else Path(out)
     if not re.fullmatch(r"[\w-]+", prior.name):
         raise InvalidArgumentError(f"the prior's name becomes the file's: use letters, digits, - and _, not {prior.name!r}")
     state_path = folder / f"{prior.name}.training"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(state_path, error) from None
+    check_folder(state_path)
     if device == "auto":
         device = choose_device(device).type
     if device == "cpu":
@@ -174,16 +179,6 @@ def train_prior(
     card = save_checkpoint(folder / prior.name, model, content)
     state_path.unlink(missing_ok=True)
     return card
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, made where it is not there yet; fails before the training, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise InvalidArgumentError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 def training_of(

@@ -16,6 +16,7 @@ from numpyro.infer import MCMC, NUTS
 
 from hybrid.models import convergence
 from hybrid.models.coordinates import get_coordinates
+from hybrid.models.files import replacing
 from hybrid.models.numpyro_model import numpyro_model
 from hybrid.models.prior import Prior, double_precision
 from hybrid.models.registry import get_prior
@@ -78,9 +79,8 @@ def main() -> None:
     for name in arguments.prior or sorted(SEEDS):
         text = json.dumps(reference(name), indent=1)
         path = arguments.out / f"{name}.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         print(f"wrote {path}")
 
 

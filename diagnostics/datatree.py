@@ -15,6 +15,7 @@ import xarray as xr
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.models.files import replacing
 from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Prior, double_precision
 
@@ -164,14 +165,11 @@ def write_datatree(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
         for group in tree.subtree
     }
     try:
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(Path(path)) as temporary:
             tree.to_netcdf(temporary, engine="h5netcdf", encoding=checksums)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, TypeError, ValueError) as error:
+    except InvalidArgumentError:
+        raise
+    except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"cannot write {path}: {error}") from None
 
 

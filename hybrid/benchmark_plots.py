@@ -20,7 +20,7 @@ from hybrid.benchmark_cases import Case
 from hybrid.benchmark_methods import Record
 from hybrid.benchmark_scores import score_curve
 from hybrid.diagnostics.scores import MSCE_LEVELS
-from hybrid.output import replacing
+from hybrid.models.files import replacing
 from hybrid.plotting import COLOURS, INK, MORE_COLOURS, MUTED, WARNING, as_label, is_log_y, log_axis
 
 if TYPE_CHECKING:

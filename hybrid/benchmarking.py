@@ -18,8 +18,8 @@ from hybrid.benchmark_methods import BANDS, GRID, Method, Record, as_method, bat
 from hybrid.benchmark_scores import curve_table, render, summarise
 from hybrid.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.files import replacing
 from hybrid.models.prior import AbstractPrior
-from hybrid.output import replacing
 from hybrid.spreading import spread
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.output import check_folder
+from hybrid.models.files import check_folder
 
 
 def _checked(path: Path | None, suffix: str) -> None:

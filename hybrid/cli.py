@@ -16,7 +16,8 @@ import click
 from hybrid.benchmark_command import benchmark_command
 from hybrid.calibration_commands import calibrate_command, report_command
 from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError
-from hybrid.output import check_folder, format_table, replacing
+from hybrid.models.files import check_folder, replacing
+from hybrid.output import format_table
 
 if TYPE_CHECKING:
     from hybrid.curve import Curve
@@ -62,8 +63,7 @@ def _check_output(path: Path | None, formats: Sequence[str]) -> None:
 
 
 def _save_fit(fit: Fit, path: Path) -> None:
-    with replacing(path) as temporary:
-        fit.save(temporary)
+    fit.save(path)
     click.echo(f"wrote {path}")
 
 

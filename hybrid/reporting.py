@@ -11,7 +11,7 @@ from typing import Any
 
 from hybrid.calibrating import Calibration
 from hybrid.models.errors import InvalidArgumentError, ReportError
-from hybrid.output import check_folder, replacing
+from hybrid.models.files import check_folder, replacing
 from hybrid.result import Fit
 
 TIMEOUT = 1800  # seconds a cell may take
@@ -153,14 +153,6 @@ def _page(cells: Sequence[Cell], values: dict[str, Any], title: str, folder: Pat
     return body
 
 
-def _write(page: str, path: Path) -> None:
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InvalidArgumentError(f"cannot write {path}: {error.strerror or error}") from None
-
-
 def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], command: str | None = None) -> Path:
     """Write a report about a calibration or a fit: one HTML page with its figures in it, which needs no network.
 
@@ -195,5 +187,6 @@ def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], comma
         subject.save(source)
         values = {"source": str(source), "command": command}
         page = _page(cells, values, path.stem, Path(folder))
-    _write(page, path)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import xarray as xr
 from click.testing import CliRunner, Result
 
 import hybrid
@@ -171,11 +172,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     out = tmp_path / "fit.nc"
     out.write_bytes(b"old")
 
-    def fail(self: Any, path: Path) -> None:
+    def fail(self: Any, path: Path, **options: Any) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hybrid.Fit, "save", fail)
+    monkeypatch.setattr(xr.DataTree, "to_netcdf", fail)
     check_refused(call("fit", "example:porian_optimal_loss", *QUICK, "--out", out), "No space left")
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
