@@ -7,10 +7,9 @@ Between sorted edges e_0 < ... < e_K the density is constant in each bin, and ou
     f(u) = p_{K+1} / s_1 exp(-(u - e_K) / s_1)   u >= e_K
 
 with p the softmax of K + 2 logits. A tail's scale s is the width of the bin next to it over log 2, which makes the tail of an
-exponential variable exact when the tail and the bin hold equal mass, as `equal_mass_edges` arranges; or it is any factor of
-that. With a factor of its own for each forecast the network can say that a curve may turn up beyond the context: a few per
-cent of the mass, tens of widths away. The variable is y = loc + scale u, so that bins set once in a relative coordinate serve
-any units.
+exponential variable exact when the tail and the bin hold equal mass; or it is any factor of that. With a factor of its own for
+each forecast the network can say that a curve may turn up beyond the context: a few per cent of the mass, tens of widths away.
+The variable is y = loc + scale u, so that bins set once in a relative coordinate serve any units.
 
 The head follows the "Riemann distribution" of Müller et al. (2022, arXiv 2112.10510), which has half-normal tails. In the
 version released with NSL-PFN density, quantiles and samples disagree at the edges; here all follow from the one f above.
@@ -25,39 +24,6 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from hybrid.models.errors import InvalidArgumentError
-
-
-def equal_mass_edges(values: Tensor, bins: int) -> Tensor:
-    """Edges between which, and beyond which, equal shares of the values lie.
-
-    Parameters
-    ----------
-    values
-        A sample of the variable in the relative coordinate, any shape, finite.
-    bins
-        Number of bins K >= 1.
-
-    Returns
-    -------
-    Tensor of shape (bins + 1,), strictly increasing: the i / (bins + 2) quantiles, i = 1 ... bins + 1.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If there are fewer values than bins + 2, one is not finite, or so many are equal that two edges coincide.
-    """
-    flat = values.detach().flatten()
-    if bins < 1 or flat.numel() < bins + 2:
-        raise InvalidArgumentError(f"{bins} bins need at least {max(bins, 1) + 2} values, got {flat.numel()}")
-    if not bool(torch.isfinite(flat).all()):
-        raise InvalidArgumentError("the values that set the edges must be finite")
-    ordered = flat.sort().values
-    place = torch.arange(1, bins + 2, device=flat.device, dtype=torch.float64) * ((flat.numel() - 1) / (bins + 2))
-    below = place.long().clamp(max=flat.numel() - 2)
-    edges = torch.lerp(ordered[below], ordered[below + 1], (place - below).to(ordered.dtype))
-    if not bool((edges[1:] > edges[:-1]).all()):
-        raise InvalidArgumentError("the values are too often equal: some of the edges coincide; use fewer bins")
-    return edges
 
 
 def _check_edges(edges: Tensor) -> None:

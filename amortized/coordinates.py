@@ -239,8 +239,3 @@ def ask(described: Described, x: Tensor, law: LawFrame) -> Tokens:
         torch.stack([loc, smooth_loc], -1),
         torch.stack([scale, smooth_scale], -1),
     )
-
-
-def tokenize(x_context: Tensor, y_context: Tensor, mask: Tensor, x_query: Tensor, frame: Frame, law: LawFrame) -> Tokens:
-    """`describe` and `ask` in one: contexts (B, N) and positions of forecasts (B, M)."""
-    return ask(describe(x_context, y_context, mask, frame, law), x_query, law)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hybrid.amortized.bar_distribution import BarDistribution, equal_mass_edges
+from hybrid.amortized.bar_distribution import BarDistribution
 from hybrid.amortized.network import LONGEST
 from hybrid.amortized.predictive import DEEPEST, _exponential_moment
 from hybrid.models.errors import InvalidArgumentError
@@ -225,23 +225,6 @@ def test_unusable_arguments_are_refused() -> None:
         BarDistribution(torch.zeros(4), torch.tensor([0.0, 1.0, 2.0]), tails=torch.zeros(3))
     with pytest.raises(ValueError, match="scale"):
         BarDistribution(torch.zeros(4), torch.tensor([0.0, 1.0, 2.0]), scale=0.0)
-
-
-def test_equal_mass_edges() -> None:
-    torch.manual_seed(5)
-    values = torch.distributions.Exponential(2.0).sample((100_000,)).double()
-    edges = equal_mass_edges(values, 98)
-    below = (values[:, None] < edges).double().mean(0)
-    torch.testing.assert_close(below, torch.arange(1, 100, dtype=torch.float64) / 100, rtol=0, atol=1e-4)
-    # With equal masses the right tail of an exponential is reproduced: scale 1/2.
-    bar = BarDistribution(torch.zeros(100, dtype=torch.float64), edges)
-    assert float(bar.icdf(torch.tensor(0.999)) - bar.icdf(torch.tensor(0.991))) == pytest.approx(math.log(9) / 2, rel=0.1)
-    with pytest.raises(InvalidArgumentError, match="equal"):
-        equal_mass_edges(torch.ones(100), 5)
-    with pytest.raises(InvalidArgumentError, match="at least"):
-        equal_mass_edges(torch.rand(4), 5)
-    with pytest.raises(InvalidArgumentError, match="finite"):
-        equal_mass_edges(torch.tensor([0.0, 1.0, math.nan]), 1)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])

@@ -21,7 +21,6 @@ from hybrid.amortized.coordinates import (
     describe,
     mode_features,
     to_value,
-    tokenize,
 )
 from hybrid.amortized.law_frame import COARSE, MODES, LawFrame
 from hybrid.amortized.smoother import forecast, smooth, smoothed
@@ -161,7 +160,7 @@ def test_padding_changes_nothing(name: tuple[str, bool]) -> None:
     units = torch.logspace(-3, 5, 5, dtype=torch.float64)[:, None]
     x, one = units * x, torch.ones_like(units)
     frame = Frame(0 * one, one, one, x[:, :1], units, units)
-    together = tokenize(x, y, mask, HORIZON * units, frame, law)
+    together = ask(describe(x, y, mask, frame, law), HORIZON * units, law)
     for row, (one_x, one_y) in enumerate(curves):
         alone = tokens_of(units[row] * one_x, one_y, law=law)
         size = alone.mask.shape[1]
@@ -297,14 +296,6 @@ def test_a_law_that_breaks_down_yields_to_the_smoother() -> None:
         torch.testing.assert_close(tokens.loc[..., 0], tokens.loc[..., 1], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(tokens.scale[..., 0], tokens.scale[..., 1], rtol=1e-12, atol=0)
         assert bool(torch.isfinite(tokens.query).all())
-
-
-@pytest.mark.parametrize("name", LAWS)
-def test_tokenize_is_describe_and_ask(name: tuple[str, bool]) -> None:
-    (x, y), law = falling(40), law_of(*name)
-    both = tokenize(x[None], y[None], torch.ones(1, 40, dtype=torch.bool), HORIZON, frame_of(x[None]), law)
-    for one, other in zip(both, tokens_of(x, y, law=law), strict=True):
-        assert torch.equal(one, other)
 
 
 def test_a_row_of_a_description_is_the_context_alone() -> None:
