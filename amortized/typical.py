@@ -7,7 +7,7 @@ COMPONENTS = 24
 SHARE = 0.995  # of the training curves that count as typical by each of the criteria
 
 
-# Features of a curve by their index, as `tokenize` orders them, and what a user can do about them.
+# Features of a curve by their index, as `describe` orders them, and what a user can do about them.
 WANDER = -1  # after the features that the network sees
 NAMED = {
     WANDER: "residuals that follow one another",
