@@ -119,6 +119,12 @@ class BarDistribution(torch.distributions.Distribution):
         affine = self.loc.expand(shape), self.scale.expand(shape)
         return BarDistribution(logits, self.edges, *affine, tails, validate_args=False)
 
+    def mirrored(self) -> "BarDistribution":
+        """The distribution of -y."""
+        return BarDistribution(
+            self.logits.flip(-1), -self.edges.flip(0), -self.loc, self.scale, self.tails.flip(-1), validate_args=False
+        )
+
     @functools.cached_property
     def _log_mass(self) -> Tensor:
         return self.logits.log_softmax(-1)

@@ -26,6 +26,7 @@ from hybrid.models.registry import get_prior, prior_names
 STATE_FORMAT = "hybrid training 1"
 HALF = "network.blocks."  # these mostly trained in half precision, and are stored in it
 CHANGEABLE = ("steps", "warmup", "decay")  # of the settings, while a run is unfinished
+SIZES = ("layers", "width", "heads", "inner", "bins", "summaries", "transforms", "hidden")  # of the settings
 SMOOTHING = 0.98  # of the loss that is shown
 REMEDY = "install it again, or train with `hybrid train`"
 
@@ -153,16 +154,18 @@ class Origin:
         Raises
         ------
         InvalidArgumentError
-            If the transformers differ in size.
+            If the networks differ in size.
         """
+        was, now = (settings.get for settings in (self.card.content["settings"], model.settings.to_dict()))
+        differing = [f"{name} {was(name)} for {now(name)}" for name in SIZES if was(name) != now(name)]
+        if differing:
+            raise InvalidArgumentError(
+                f"{self.card.path} holds a network of another size ({', '.join(differing)}): begin with one of equal settings"
+            )
         for name, value in model.named_parameters():
             found = self.parts.get(name)
             if found is not None and found.shape == value.shape:
                 value.copy_(found)
-            elif name.startswith(HALF):
-                raise InvalidArgumentError(
-                    f"{self.card.path} holds a network of another size ({name}): begin with one of the same settings"
-                )
 
 
 def _parts(

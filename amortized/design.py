@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hybrid.models.checks import as_integer
 from hybrid.models.coordinates import Frame, Unit, get_coordinates
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 
 FORMAT = 1
 SPACINGS = ("linear", "log", "geometric", "irregular")
 MEASURED = 20  # measurements, at least, behind a context that shows the best so far
+MOST_POINTS = 10**6
 NEW_BESTS = 0.25  # of the contexts that are the best so far, the share in which only new bests are reported
 
 
@@ -107,11 +109,11 @@ class Design:
             if not (low <= high < math.inf and (low > least or (lowest_is_allowed and low == least))):
                 bound = "at least" if lowest_is_allowed else "above"
                 raise InvalidArgumentError(f"{name} must be a range (low, high) with low {bound} {least:g}, got {low}, {high}")
+        object.__setattr__(self, "context", tuple(as_integer(size, "context", 3, MOST_POINTS) for size in self.context))
+        object.__setattr__(self, "targets", as_integer(self.targets, "targets", 1, MOST_POINTS))
         for name in ("repeated", "interpolated", "best_so_far"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InvalidArgumentError(f"{name} must be a probability, got {getattr(self, name)}")
-        if self.targets < 1:
-            raise InvalidArgumentError(f"targets must be at least 1, got {self.targets}")
         names = [name for name, _ in self.spacing]
         if len(set(names)) != len(names) or not set(names) <= set(SPACINGS):
             raise InvalidArgumentError(f"spacing must name each of {', '.join(SPACINGS)} at most once, got {', '.join(names)}")

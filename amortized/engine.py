@@ -1,6 +1,7 @@
 """The amortized engine: from curves to predictive distributions by a trained network."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
 from hybrid.amortized.threads import one_thread
-from hybrid.amortized.typical import NAMED, WANDER
+from hybrid.amortized.typical import NAMED, WANDER, WIDTH
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
@@ -111,9 +112,13 @@ def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]
     size, (least, most) = len(problem.x), design.context
     if not least <= size <= most:
         found.append(f"the number of points ({size}; {least} to {most} in training)")
-    reach, farthest = float(problem.frame.horizon / problem.frame.last), design.horizon[1]
+    last, horizon = (float(problem.frame.x_from(edge)) for edge in (problem.frame.last, problem.frame.horizon))
+    reach, farthest = horizon / last, design.horizon[1]
     if reach > farthest * (1 + 1e-9):
         found.append(f"the horizon ({reach:.4g} times the last context x; at most {farthest:g} in training)")
+    decades, widest = math.log10(last / float(problem.frame.x_from(problem.frame.first))), design.decades[1]
+    if decades > widest * (1 + 1e-9) and NAMED[WIDTH] not in said:  # linear coordinates hide it from the network
+        found.append(f"{NAMED[WIDTH]} ({decades:.2g} decades; at most {widest:g} in training)")
     return [*found, *said]
 
 
@@ -141,11 +146,10 @@ def _draw_posterior(
                 break
     proposal = {name: torch.cat([part[name] for part in rounds]) for name in rounds[0]}
     rng = np.random.default_rng(seed)
+    index = resampled(weights, draws, rng)
     if even:
-        index = resampled(weights, draws, rng)
         kept = {name: value[index] for name, value in proposal.items()}
     else:
-        index = rng.choice(weights.size, draws, p=weights)
         cloud = {name: proposal[name] for name in head.names}
         theta, lp = head.move({name: value[index] for name, value in cloud.items()}, cloud, described, at, seed)
         log_q = head.log_prob({name: value[:, None] for name, value in theta.items()}, summary[None], described)[:, 0]

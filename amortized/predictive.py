@@ -11,12 +11,15 @@ from hybrid.amortized.bar_distribution import BarDistribution
 from hybrid.amortized.coordinates import Described, ask, describe, to_value
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.network import placed
+from hybrid.amortized.positive import Positive
 from hybrid.amortized.threads import one_thread
 from hybrid.models.coordinates import Frame
 
 Array = Any
 DEEPEST = math.log(1e4)  # moments of y leave out the last 1e-4 of a tail's mass: that of exp(v) may have no mean
 FARTHEST = 150.0  # of log y beyond the bins, for moments of y, whose squares are then finite
+MOST_LOG = 700.0  # of log y in the curves that are drawn point after point: y and 1 / y are finite
+FEWEST_CURVES = 200  # drawn together at least, so that ranks carry the dependence between positions
 TOKENS = 200_000  # of a forward pass; more go through in parts
 FEW = 8  # contexts whose tensors are too small to be shared out among threads
 ORDERED = 16  # positions that `sample` takes one after another; more are drawn given these
@@ -163,31 +166,28 @@ class AmortizedPredictive:
         possible = level > 0
         return to_value(torch.where(possible, level, 1.0), self._logarithmic), possible
 
-    def _lost(self, bars: BarDistribution) -> Tensor | float:
-        """The mass that bars over y put on y <= 0, where no observation lies: the distribution is the rest, rescaled."""
-        return 0.0 if self._logarithmic else bars.cdf(torch.zeros_like(bars.loc))
+    def _of_value(self, bars: BarDistribution) -> BarDistribution | Positive:
+        """The distribution of v: of y itself only what lies above 0, where all observations are."""
+        return bars if self._logarithmic else Positive(bars)
 
     def cdf(self, x: Array, y: Array) -> Array:
         """P(Y <= y) at x, for y of shape (n,) or scalar; shape (n,)."""
         bars, (v, possible) = self._bars(x), self._value(y, x)
-        lost = self._lost(bars)
-        return torch.where(possible, (bars.cdf(v) - lost) / (1.0 - lost), 0.0)[0].cpu().numpy()
+        return torch.where(possible, self._of_value(bars).cdf(v), 0.0)[0].cpu().numpy()
 
     def log_density(self, x: Array, y: Array) -> Array:
         """log p(y | x, context) in nats per point, in the units of y as given; shape (n,)."""
         bars, (v, possible) = self._bars(x), self._value(y, x)
-        found = bars.log_prob(v) - (v if self._logarithmic else 0.0) - math.log(self._frame.y_scale)
-        lost = torch.as_tensor(self._lost(bars), dtype=found.dtype)
-        return torch.where(possible, found - (-lost).log1p(), -torch.inf)[0].cpu().numpy()
+        found = self._of_value(bars).log_prob(v) - (v if self._logarithmic else 0.0) - math.log(self._frame.y_scale)
+        return torch.where(possible, found, -torch.inf)[0].cpu().numpy()
 
     def quantile(self, x: Array, levels: Array) -> Array:
         """Quantiles of y at the given levels in (0, 1); shape (len(levels), n)."""
         return self._quantiles(self._bars(x), torch.as_tensor(np.asarray(levels, dtype=float))[:, None, None])[:, 0]
 
     def _quantiles(self, bars: BarDistribution, levels: Tensor) -> Array:
-        lost = self._lost(bars)
-        v = bars.icdf(lost + (1.0 - lost) * levels.to(bars.loc.device))
-        return ((v.exp() if self._logarithmic else v.clamp(min=0.0)) * self._frame.y_scale).cpu().numpy()
+        v = self._of_value(bars).icdf(levels.to(bars.loc.device))
+        return ((v.exp() if self._logarithmic else v) * self._frame.y_scale).cpu().numpy()
 
     def mean(self, x: Array) -> Array:
         """E[y] at x, shape (n,); see `sd`."""
@@ -209,6 +209,7 @@ class AmortizedPredictive:
                 first, second = (_exponential_moment(bars, power)[0] for power in (1.0, 2.0))
                 scale = bars.loc[0].exp()
                 mean, sd = scale * first, scale * (second - first**2).clamp(min=0.0).sqrt()
+                sd = torch.where(mean.isinf(), torch.inf, sd)
             else:
                 levels = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
                 y = torch.as_tensor(self._quantiles(bars, levels[:, None, None]))[:, 0] / self._frame.y_scale
@@ -228,8 +229,10 @@ class AmortizedPredictive:
         n contexts. Of more than ORDERED positions that many, evenly spread, are drawn in turn and the others
         independently given those. The dependence between positions is what this gives; the values at each position are
         then put in the order of its ranks from the one-pass predictive (ensemble copula coupling, Schefzik, Thorarinsdottir
-        and Gneiting 2013), so that the marginals are those of `quantile` and `cdf` exactly.
+        and Gneiting 2013), so that the marginals are those of `quantile` and `cdf` exactly. Ranks say little among a few
+        curves: at least FEWEST_CURVES are drawn, of which n are returned.
         """
+        wanted, n = n, max(n, FEWEST_CURVES)
         rng = np.random.default_rng(seed)
         x = np.asarray(x, dtype=float)
         order = np.argsort(x, kind="stable")
@@ -244,7 +247,7 @@ class AmortizedPredictive:
         ranks = np.argsort(np.argsort(drawn, axis=0, kind="stable"), axis=0)
         levels = (np.arange(n)[:, None] + rng.uniform(size=(n, len(x)))) / n
         marginal = self._quantiles(self._bars(x), torch.as_tensor(levels)[:, None])[:, 0]
-        return np.take_along_axis(marginal, ranks, 0)
+        return np.take_along_axis(marginal, ranks, 0)[:wanted]
 
     def _extended(self, x: Tensor, y: Tensor) -> Contexts:
         """Draws (n, N) as contexts. They share their x and most of y: the law is fitted from the modes of their mean."""
@@ -272,10 +275,8 @@ class AmortizedPredictive:
             batch = self._extended(xs, ys)
             at = query[:, part].expand(draws, -1)
             bars = batch.bars(at)
-            lost = self._lost(bars)
-            levels = torch.as_tensor(uniform[part].T.copy(), device=device)
-            v = bars.icdf(lost + (1.0 - lost) * levels)
-            drawn = v.exp() if self._logarithmic else v.clamp(min=torch.finfo(torch.float64).tiny)
+            v = self._of_value(bars).icdf(torch.as_tensor(uniform[part].T.copy(), device=device))
+            drawn = v.clamp(-MOST_LOG, MOST_LOG).exp() if self._logarithmic else v.clamp(min=torch.finfo(torch.float64).tiny)
             found[:, part] = drawn.cpu()
             known.append((at, drawn))
         return found.numpy()

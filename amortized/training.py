@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REFERENCE = torch.distributions.StudentT(REFERENCE_DOF, validate_args=False)  # what is not finite stops the run with advice
 FARTHEST = 1e4  # a target further off, in the smoother's sds, counts as this far
 POSITIONS = 2**31  # in place of a shard's number, for the random numbers that all shards share
-UNSTABLE = "the loss or gradient of step {} is not finite: lower the learning rate and go on"
+UNSTABLE = "the loss or gradient of step {} is not finite: delete the .training file and train again with a lower learning_rate"
 SAVE_EVERY = 120.0  # seconds
 ADAMW_SHARE = 1.0 / 3.0  # of the learning rate
 

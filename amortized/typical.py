@@ -9,9 +9,10 @@ SHARE = 0.995  # of the training curves that count as typical by each of the cri
 
 # Features of a curve by their index, as `describe` orders them, and what a user can do about them.
 WANDER = -1  # after the features that the network sees
+WIDTH = 1
 NAMED = {
     WANDER: "residuals that follow one another",
-    1: "the width of the context in log x",
+    WIDTH: "the width of the context in log x",
     3: "the noise, relative to the range of the context",
     5: "the level of y, in units of the y scale",
 }

@@ -16,7 +16,7 @@ import numpy as np
 from hybrid.benchmark_cases import Case, PathLike, collect_cases
 from hybrid.benchmark_methods import BANDS, GRID, Method, Record, as_method, batches, run_method
 from hybrid.benchmark_scores import curve_table, render, summarise
-from hybrid.checks import as_integer
+from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.files import replacing
 from hybrid.models.prior import AbstractPrior

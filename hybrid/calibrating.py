@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from hybrid.checks import as_integer
 from hybrid.diagnostics.datatree import read_datatree, write_datatree
 from hybrid.diagnostics.scores import coverage
 from hybrid.diagnostics.uniformity import LEVEL, Uniformity, check_uniform
+from hybrid.models.checks import as_integer
 from hybrid.models.errors import EngineUnavailableError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior

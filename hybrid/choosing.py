@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.checks import as_integer
 from hybrid.curve import Curve
 from hybrid.fitting import fit
+from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError, InvalidCurveError
 from hybrid.models.prior import AbstractPrior
 

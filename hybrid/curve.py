@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.checks import LIMIT, as_floats
+from hybrid.models.checks import LIMIT, as_floats
 from hybrid.models.errors import InvalidArgumentError, InvalidCurveError
 
 Array = Any

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from hybrid.amortized.cards import Card, find_card
-from hybrid.checks import as_integer, as_positive
 from hybrid.curve import Curve
+from hybrid.models.checks import LIMIT, as_integer, as_positive
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, InvalidCurveError, UnknownNameError
 from hybrid.models.prior import AbstractPrior, Prior
@@ -93,7 +93,7 @@ def resolve_engine(prior: AbstractPrior, engine: str, options: Mapping[str, Any]
 def _scales(curve: Curve, horizon: Any, y_scale: Any) -> tuple[float, float]:
     """The horizon and the y scale of a curve, with None replaced by their defaults."""
     last = float(curve.x[-1])
-    horizon = HORIZON_FACTOR * last if horizon is None else as_positive(horizon, "horizon")
+    horizon = min(HORIZON_FACTOR * last, LIMIT) if horizon is None else as_positive(horizon, "horizon")
     if horizon < last:
         raise InvalidArgumentError(f"horizon = {horizon:g} lies before the last context x = {last:g}: give one beyond it")
     return horizon, float(curve.y.max()) if y_scale is None else as_positive(y_scale, "y_scale")

@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 
 from hybrid.amortized.importance import TRUSTED_K, pareto_k
-from hybrid.checks import as_floats, as_integer, as_positive
 from hybrid.curve import Curve
 from hybrid.diagnostics.datatree import build_datatree, flat_draws, read_datatree, write_datatree
+from hybrid.models.checks import as_floats, as_integer, as_positive
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from hybrid.checks import as_integer
+from hybrid.models.checks import as_integer
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.parallel import run_tasks
 

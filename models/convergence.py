@@ -1,9 +1,11 @@
 """Rank-normalised R-hat and effective sample sizes of Vehtari et al. (2021, Bayesian Analysis 16, 667-718).
 
 Built on NumPyro's split R-hat and ESS, which the NUTS path has loaded anyway. R-hat equals ArviZ's; the ESS differs from
-ArviZ's by a few per cent, because the two cut the sum of autocorrelations at different lags.
+ArviZ's by a few per cent, because the two cut the sum of autocorrelations at different lags. As there, antithetic chains of N
+draws in all count for no more than N log10 N.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,14 @@ def _split(draws: Array) -> Array:
     return np.concatenate([draws[:, :half], draws[:, -half:]])
 
 
+def _effective(parts: Array) -> float:
+    """NumPyro's estimate, within its bounds: of antithetic chains its sum of autocorrelations may be negative."""
+    found, most = float(effective_sample_size(parts)), parts.size * math.log10(parts.size)
+    if math.isnan(found):
+        return 0.0
+    return found if 0.0 < found < most else most
+
+
 def rhat(draws: Array) -> float:
     """Rank-normalised split R-hat, the larger of bulk and folded; draws of shape (chain, draw). 1 for a constant."""
     draws = np.asarray(draws, dtype=float)
@@ -38,7 +48,7 @@ def ess_bulk(draws: Array) -> float:
     draws = np.asarray(draws, dtype=float)
     if np.ptp(draws) == 0:
         return float(draws.size)
-    return float(effective_sample_size(_split(_rank_normalise(draws))))
+    return _effective(_split(_rank_normalise(draws)))
 
 
 def ess_tail(draws: Array) -> float:
@@ -48,5 +58,5 @@ def ess_tail(draws: Array) -> float:
     for level in (0.05, 0.95):
         below = (draws <= np.quantile(draws, level)).astype(float)
         if np.ptp(below) > 0:
-            found.append(float(effective_sample_size(_split(below))))
+            found.append(_effective(_split(below)))
     return min(found) if found else float(draws.size)

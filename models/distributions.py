@@ -99,6 +99,17 @@ class Distribution:
         """Whether draws are integers 0, 1, 2, ..."""
         return self.family in DISCRETE
 
+    def supports(self, xp: Any, value: Any) -> tuple[Any, float]:
+        """Whether the density is above 0 at each value, of an array of the namespace xp; and one value where it is."""
+        if self.family in ("Normal", "StudentT"):
+            return value == value, 0.0  # not NaN
+        if self.family == "Categorical":
+            return xp.any(value[..., None] == xp.arange(len(self["probs"])), axis=-1), 0.0
+        if self.family in ("Uniform", "Beta"):
+            low, high = (self["low"], self["high"]) if self.family == "Uniform" else (0.0, 1.0)
+            return (value >= low) & (value <= high), 0.5 * (low + high)
+        return value > 0, 1.0
+
     def replace(self, **hyperparameters: Any) -> "Distribution":
         """The same family with some hyperparameters changed."""
         return Distribution(self.family, **{**dict(self.hyperparameters), **hyperparameters})

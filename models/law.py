@@ -1,10 +1,13 @@
 """What a scaling law is: one function of (x, theta) for the noise-free curve."""
 
 import abc
+import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from hybrid.models.coordinates import Frame
+from hybrid.models.errors import InvalidArgumentError
 
 Array = Any
 Theta = Mapping[str, Array]
@@ -26,6 +29,10 @@ class Law(abc.ABC):
     #: logs; the amortized engine states them relative to that (see `hybrid.amortized.posterior`)
     nearly_linear: tuple[str, ...] = ()
 
+    #: values between which `mean` is right to rounding, by parameter; all of them where it says nothing. Least squares,
+    #: which no prior holds back, does not look beyond
+    computable: Mapping[str, tuple[float, float]] = MappingProxyType({})
+
     #: parameters in which the log of the curve is linear: log mean(x; theta) = log centre(x; theta) + sum_k basis_k(x)
     #: basis_scales_k(theta) theta_k, where centre and basis_scales do not know them. Where they are standard normal and the
     #: noise lognormal, the exact engine integrates over them in closed form
@@ -42,6 +49,27 @@ class Law(abc.ABC):
 
     def __hash__(self) -> int:
         return hash((type(self), self.name, self.version))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the law is a user's own, not one that ships."""
+        return not type(self).__module__.startswith("hybrid.models.")
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The public attributes of this instance, JSON-ready: two laws of one's own that differ in them are different laws.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If they refer to themselves.
+        """
+        public = {name: value for name, value in sorted(vars(self).items()) if not name.startswith("_")}
+        try:
+            found: dict[str, Any] = json.loads(json.dumps(public, default=_stated, skipkeys=True))
+        except (ValueError, RecursionError) as error:
+            raise InvalidArgumentError(f"law {self.name!r} has an attribute that cannot be stated in JSON: {error}") from None
+        return found
 
     @abc.abstractmethod
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
@@ -100,6 +128,14 @@ class Law(abc.ABC):
         It may depend on the noise-free curve, never on data: sampler and density apply the same indicator.
         """
         return xp.ones_like(next(iter(theta.values()))) > 0
+
+
+def _stated(value: Any) -> Any:
+    """Arrays as lists, all else by the name of what it is."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 ANCHOR = 0.1

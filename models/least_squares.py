@@ -17,11 +17,12 @@ loop, and shapes are padded to few sizes so that compilations are reused.
 import functools
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hybrid.models.checks import as_integer
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
@@ -44,6 +45,7 @@ NEAR = 0.5  # starts differ by at least so many prior standard deviations in som
 TIE = 1e-6  # optima whose RSS differ by less, relatively, are equal: the one nearest the prior's median is taken
 FINALISTS = 4
 AGREE = 1.01
+MOST_STEPS = 10**6
 REACH = 25.0  # how far a transformed parameter may go from the prior's median, in log or logit
 LONGEST_STEP = 3.0
 SMALLEST_SIGMA = 1e-12
@@ -167,8 +169,9 @@ def _pick_distinct(scores: Array, places: Array, count: int) -> Array:
 
 
 @functools.lru_cache(maxsize=32)
-def _solver(law: Law, free: tuple[_Free, ...]) -> _Solver:
-    """The compiled stages, shared by all priors with this law and these supports."""
+def _solver(law: Law, free: tuple[_Free, ...], probe: object) -> _Solver:
+    """The compiled stages, shared by all priors with this law, which computes what its probe says, and these supports."""
+    del probe
     jax = importlib.import_module("jax")
     jnp = jax.numpy
     xp = get_namespace("jax")
@@ -202,7 +205,7 @@ def _solver(law: Law, free: tuple[_Free, ...]) -> _Solver:
 
 
 def _candidates(
-    free: Sequence[_Free], parameters: Sequence[Parameter], seed: int
+    free: Sequence[_Free], parameters: Sequence[Parameter], seed: int, computable: Mapping[str, tuple[float, float]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Unconstrained candidates (c, p), and the standard deviation of prior draws and the search's bounds, (p,) each.
 
@@ -222,6 +225,9 @@ def _candidates(
     found = np.concatenate([centre[None], drawn[1:], centre + wide * rng.standard_normal((half, len(free)))])
     low = np.where(transformed, centre - REACH, -np.inf)
     high = np.where(transformed, centre + REACH, np.inf)
+    for k, f in enumerate(free):
+        if f.name in computable:
+            low[k], high[k] = np.clip([float(f.from_support(edge)) for edge in computable[f.name]], low[k], high[k])
     found = np.clip(found, low, high)
     return found, spread, low, high
 
@@ -324,8 +330,8 @@ def run_least_squares(
             f"least squares knows no distribution that keeps the drift of prior {prior.name!r} small, and would follow the "
             "noise: use engine='nuts', or the prior without drift"
         )
-    if (starts is not None and not 1 <= starts <= CANDIDATES) or max_steps < 1:
-        raise InvalidArgumentError(f"starts must be 1 to {CANDIDATES} and max_steps at least 1, got {starts} and {max_steps}")
+    starts = None if starts is None else as_integer(starts, "starts", 1, CANDIDATES)
+    max_steps = as_integer(max_steps, "max_steps", 1, MOST_STEPS)
     for problem in problems:
         if not (np.all(np.isfinite(problem.y)) and np.all(problem.y > 0)):
             raise InvalidArgumentError("least squares works on log y: every y must be positive and finite")
@@ -354,8 +360,8 @@ class _Search:
         self.parameters = [p for p in prior.parameters if p.name not in prior.noise.parameters]
         self.free = tuple(_free(p) for p in self.parameters)
         self.starts = starts or max(len(self.free) ** 2 // 2, FINALISTS)
-        self.solver = _solver(prior.law, self.free)
-        self.candidates, self.spread, self.low, self.high = _candidates(self.free, self.parameters, seed)
+        self.solver = _solver(prior.law, self.free, prior.probe)
+        self.candidates, self.spread, self.low, self.high = _candidates(self.free, self.parameters, seed, prior.law.computable)
 
     def run(self, problems: Sequence[Problem], size: int) -> list[EngineResult]:
         batch = next(b for b in BATCHES if b >= len(problems))

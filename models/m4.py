@@ -1,5 +1,6 @@
 """M4 of Alabdulmohsin, Neyshabur and Zhai (2022, arXiv 2209.06640): (y - eps_inf) / (eps_0 - y)^alpha = beta x^-c."""
 
+from types import MappingProxyType
 from typing import Any
 
 from hybrid.models.coordinates import Frame
@@ -68,6 +69,7 @@ class M4(Law):
     name = "m4"
     formula = "(y - epsilon_inf) / (epsilon_0 - y)^alpha = beta x^-c"
     nearly_linear = ("y_first", "y_ratio")
+    computable = MappingProxyType({"alpha": (0.02, 50.0)})  # beyond, `solve_logit` would need more steps
 
     def _shape(self, xp: Any, theta: Theta, frame: Frame) -> tuple[Array, Array, Array]:
         """log w at the last context x, log f there, and c."""

@@ -24,6 +24,7 @@ from numpyro.infer.hmc import hmc
 from tqdm.auto import tqdm
 
 from hybrid.models import convergence, jumps
+from hybrid.models.checks import as_integer, is_real
 from hybrid.models.compilation import use_compilation_cache
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
@@ -38,6 +39,13 @@ from hybrid.models.unconstrained import Points, Unconstrained, covariance
 Array = Any
 Report = Callable[[str], object]  # called with what a fit is doing, for a progress bar
 BUCKETS = (8, 16, 24, 40, 64, 96, 160, 256, 400, 640, 1024)
+ROUNDING = 1e-9  # sigma below which points lie on the law as exactly as numbers are written
+NO_NOISE = (
+    "The points lie on the law to rounding (noise sd {:.0e}), so the chains did not settle on a size of the noise. "
+    "Measurements have some: check that y is measured and not computed, or give sigma a tighter prior with "
+    "prior.replace(sigma={{'loc': ..., 'scale': ...}})."
+)
+MOST = 10**9  # of anything that is counted
 LINEAR = 2  # in place of an attempt's number, for the parameters that are drawn last
 
 
@@ -78,7 +86,7 @@ class NutsSettings:
     attempts: int = 2
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.target_accept < 1.0:
+        if not (is_real(self.target_accept) and 0.0 < self.target_accept < 1.0):
             raise InvalidArgumentError(f"target_accept must lie between 0 and 1, got {self.target_accept!r}")
         low = {
             "chains": 4,
@@ -94,8 +102,7 @@ class NutsSettings:
         }
         for name, least in low.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise InvalidArgumentError(f"{name} must be an integer of at least {least}, got {value!r}")
+            object.__setattr__(self, name, as_integer(value, name, least, MOST))
 
     def stronger(self) -> "NutsSettings":
         """Several times the effort, for posteriors on which the first attempt failed."""
@@ -135,8 +142,9 @@ def pad(prior: Prior, problem: Problem, size: int) -> Points:
 
 
 @functools.lru_cache(maxsize=32)
-def _programs(prior: Prior, settings: NutsSettings) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The compiled SMC run and the compiled chain of a prior."""
+def _programs(prior: Prior, settings: NutsSettings, probe: object) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The compiled SMC run and the compiled chain of a prior whose law computes what its probe says."""
+    del probe
     space = Unconstrained(prior)
     length = settings.warmup + settings.draws
 
@@ -271,7 +279,7 @@ class _Attempt:
 
 def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, report: Report) -> _Attempt:
     """Start the chains by SMC and run them for as many rounds as they need, or may."""
-    smc, chain = _programs(prior, settings)
+    smc, chain = _programs(prior, settings, prior.probe)
     names = Unconstrained(prior).names
     keys = jax.random.split(key, (settings.rounds + 1, settings.chains))
     particles = []
@@ -307,13 +315,15 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
         key = jax.random.fold_in(jax.random.key(seed), problem.stream)
         first, second = jax.random.split(key)
         attempt, attempts = _attempt(prior, points, first, settings, report), 1
-        if not attempt.good and settings.attempts > 1:
+        space = Unconstrained(prior)
+        sigma = np.asarray(space.constrain(jnp.asarray(attempt.z), points.frame)["sigma"])
+        exact = not attempt.good and float(np.median(sigma)) < ROUNDING  # more effort would find no noise either
+        if not attempt.good and not exact and settings.attempts > 1:
             settings, attempts = settings.stronger(), 2
             attempt = _attempt(prior, points, second, settings, report)
-        space = Unconstrained(prior)
         theta = space.constrain(jnp.asarray(attempt.z), points.frame)
         draws = jax.tree.map(np.asarray, space.complete(jax.random.fold_in(key, LINEAR), theta, points))
-    return _verdict(draws, attempt, attempts, settings, follow_probability(prior, draws, problem))
+    return _verdict(draws, attempt, attempts, settings, follow_probability(prior, draws, problem), exact)
 
 
 def _sample_all(
@@ -323,25 +333,29 @@ def _sample_all(
     return [_sample(prior, problem, settings, seed, report) for problem in problems]
 
 
-def _verdict(draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings, follow: float) -> EngineResult:
+def _verdict(
+    draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings, follow: float, exact: bool
+) -> EngineResult:
     reasons = []
     health, stats, share = attempt.health, attempt.stats, attempt.divergent_share
-    if not health.max_rhat < MAX_RHAT:
+    if exact:
+        reasons.append(NO_NOISE.format(float(np.median(draws["sigma"]))))
+    elif not health.max_rhat < MAX_RHAT:
         reasons.append(
             f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {MAX_RHAT}): the chains disagree; fit "
             f"again with draws={4 * settings.draws}, particles={4 * settings.particles}, or choose a prior with fewer breaks"
         )
     ess = min(health.min_ess_bulk, health.min_ess_tail)
-    if ess < MIN_ESS:
+    if not exact and not ess >= MIN_ESS:
         reasons.append(
             f"effective sample size is {ess:.0f} (must be >= {MIN_ESS:.0f}): fit again with draws={4 * settings.draws}"
         )
-    if share > MAX_DIVERGENT:
+    if not exact and share > MAX_DIVERGENT:
         reasons.append(
             f"{100 * share:.1f} % of the NUTS transitions diverged: the posterior has corners that NUTS cannot follow; compare "
             "another prior, or give the offending parameter a tighter one with prior.replace(...)"
         )
-    if follow < MIN_FOLLOW:
+    if not exact and follow < MIN_FOLLOW:
         reasons.append(FOLLOW_ONE_ANOTHER)
     info = {
         "method": "NUTS with SMC starts and independence jumps",
@@ -401,8 +415,7 @@ def run_nuts(
         unknown = ", ".join(sorted(set(options) - known))
         raise InvalidArgumentError(f"engine 'nuts' has no option {unknown}; it has {', '.join(sorted(known))}")
     settings = NutsSettings(**options)
-    if workers < 1:
-        raise InvalidArgumentError(f"workers must be at least 1, got {workers}")
+    workers = as_integer(workers, "workers", 1, MOST)
     by_length = sorted(range(len(problems)), key=lambda i: bucket(problems[i].x.size))
     size = 1 if workers == 1 else max(1, min(8, len(problems) // (4 * workers)))
     tasks = [by_length[i : i + size] for i in range(0, len(by_length), size)]

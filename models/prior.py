@@ -16,14 +16,15 @@ from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, HybridError, InvalidArgumentError
 from hybrid.models.law import Law, Theta
-from hybrid.models.namespace import namespace_of
+from hybrid.models.namespace import get_namespace, namespace_of
 from hybrid.models.noise import get_noise
 
 Array = Any
 FORMAT = 1
-_FIELDS = frozenset({"format", "name", "law", "law_version", "coordinates", "noise", "parameters"})
+_FIELDS = frozenset({"format", "name", "law", "law_version", "coordinates", "noise", "parameters", "law_attributes"})
 _OF_PARAMETER = frozenset({"name", "distribution", "meaning"})
 STANDARD_NORMAL = Distribution("Normal", loc=0.0, scale=1.0)
+GOLDEN = 0.618033988749895  # spreads the multiples of it evenly over an interval
 FEWEST_DRAWN, SURPLUS, MAX_ATTEMPTS = 256, 4, 1000  # where a law admits only some draws
 
 
@@ -155,8 +156,8 @@ class Prior(AbstractPrior):
     Raises
     ------
     InvalidArgumentError
-        If parameter names repeat, the noise scale is missing or may be negative, or a law of your own has the name of one
-        that ships.
+        If parameter names repeat, the noise scale is missing or may be negative, a parameter that the law reads is missing,
+        or a law of your own has the name of one that ships.
 
     Examples
     --------
@@ -186,10 +187,13 @@ class Prior(AbstractPrior):
         sigma = next(p.distribution for p in self._parameters if p.name == "sigma")
         if sigma.family in ("Normal", "StudentT") or (sigma.family == "Uniform" and sigma["low"] < 0):
             raise InvalidArgumentError(f"prior {name!r}: sigma is a scale, and {sigma!r} may be negative; try a LogNormal")
-        if not type(law).__module__.startswith("hybrid.models."):  # a law of the user's own
+        if law.is_own:
             shipped = importlib.import_module("hybrid.models.registry").law_names()
             if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
                 raise InvalidArgumentError(f"a law called {law.name!r} ships with Hybrid: give yours another `name`")
+        absent = self.missing
+        if absent:
+            raise InvalidArgumentError(f"law {law.name!r} has a parameter {absent!r}, and prior {name!r} none of that name")
 
     def __repr__(self) -> str:
         return f"Prior({self.name!r}, law={self.law.name!r}, fingerprint={self.fingerprint!r})"
@@ -228,6 +232,24 @@ class Prior(AbstractPrior):
         return None
 
     @property
+    def probe(self) -> object:
+        """What a law of one's own computes now, at a few parameters and positions: equal while nothing that it reads changes.
+
+        None for a law that ships; equal to nothing else where NumPy cannot run the law. Programs that were compiled before are
+        used again only where it is the same: a notebook's law may read what a later cell changes.
+        """
+        if not self.law.is_own:
+            return None
+        x, shift = np.array([0.05, 0.1, 0.3, 1.0, 4.0]), np.array([0.0, 0.3, 0.7])
+        theta = {p.name: 0.1 + 0.8 * np.mod(k * GOLDEN + shift, 1.0) for k, p in enumerate(self._parameters)}
+        try:
+            with np.errstate(all="ignore"):
+                found = self.mean(theta, x, get_coordinates(self.coordinates).native_frame(x[:-1]))
+            return np.asarray(found, dtype=float).tobytes()
+        except Exception:
+            return object()
+
+    @property
     def integrable(self) -> tuple[str, ...]:
         """Parameters over which the likelihood can be integrated in closed form: `Law.linear`, where all is Gaussian."""
         linear = {p.name: p.distribution for p in self._parameters if p.name in self.law.linear}
@@ -235,11 +257,13 @@ class Prior(AbstractPrior):
         return self.law.linear if gaussian else ()
 
     def to_dict(self) -> dict[str, Any]:
+        attributes = self.law.attributes if self.law.is_own else {}
         return {
             "format": FORMAT,
             "name": self.name,
             "law": self.law.name,
             "law_version": self.law.version,
+            **({"law_attributes": attributes} if attributes else {}),
             "coordinates": self.coordinates,
             "noise": self.noise.name,
             "parameters": [
@@ -268,15 +292,19 @@ class Prior(AbstractPrior):
                     f"this prior was written for law {description['law']} version {description['law_version']}, "
                     f"but the law here is {law.name} version {law.version}"
                 )
+            written, here = description.get("law_attributes", {}), law.attributes if law.is_own else {}
+            if json.dumps(written, sort_keys=True) != json.dumps(here, sort_keys=True):
+                raise FileFormatError(
+                    f"this prior was written for law {law.name} with {written or 'no attributes'}, but the law here has "
+                    f"{here or 'none'}: give the law that it was written for"
+                )
             parameters = tuple(
                 Parameter(p["name"], Distribution.from_dict(p["distribution"]), p.get("meaning", ""))
                 for p in description["parameters"]
             )
-            found = cls(description["name"], law, parameters, description["noise"], description["coordinates"])
-            missing = found.missing
-            if missing:
-                raise FileFormatError(f"law {law.name!r} has a parameter {missing!r}, and the prior none of that name")
-            return found
+            return cls(description["name"], law, parameters, description["noise"], description["coordinates"])
+        except InvalidArgumentError as error:
+            raise FileFormatError(str(error)) from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, HybridError):
                 raise
@@ -351,17 +379,24 @@ class Prior(AbstractPrior):
 
         Returns
         -------
-        Array of shape (...), of the library that evaluated it; -inf where the law does not admit theta. Where it leaves
-        anything out, the density is not divided by the share of what it admits.
+        Array of shape (...), of the library that evaluated it; -inf where theta is outside the support of its distributions
+        or the law does not admit it. Where it leaves anything out, the density is not divided by the share of what it admits.
         """
         frame = get_coordinates(self.coordinates).native_frame(np.asarray(x)) if frame is None else frame
         on_torch = namespace_of(x, y, *theta.values()).name == "torch"
         with contextlib.nullcontext() if on_torch else double_precision():
-            found = sum(self.log_prior(theta).values()) + self.log_likelihood(theta, x, y, frame).sum(-1)
+            xp = get_namespace("torch" if on_torch else "jax")
+            safe, inside = dict(theta), []
+            for p in self._parameters:
+                value = xp.asarray(theta[p.name])
+                within, harmless = p.distribution.supports(xp, value)
+                safe[p.name] = xp.where(within, value, xp.full_like(value, harmless))
+                inside.append(within)
             if self.law.constrained:
-                xp = namespace_of(found)
-                admitted = self.law.admits(xp, {k: xp.asarray(v) for k, v in theta.items()})
-                found = xp.where(admitted, found, xp.full_like(found, -np.inf))
+                inside.append(self.law.admits(xp, safe))
+            found = sum(self.log_prior(safe).values()) + self.log_likelihood(safe, x, y, frame).sum(-1)
+            for within in inside:
+                found = xp.where(within, found, xp.full_like(found, -np.inf))
             return found
 
     def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:

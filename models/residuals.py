@@ -1,6 +1,7 @@
 """Do the residuals scatter, or do they follow one another? A posterior predictive check of the law's shape."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from hybrid.models.prior import Prior
 Array = Any
 CHECKED = 200  # posterior draws that are looked at
 REPLICATES = 20_000
+SIMULATED = 500  # residuals, up to which replicates are drawn
 FARTHEST_SCORE = 8.0  # sds; one outlier more cannot hide what the others do
 FOLLOW_ONE_ANOTHER = (
     "The residuals follow one another instead of scattering, more than on the prior's own curves: it does not hold "
@@ -30,8 +32,15 @@ def _correlation(residuals: Array) -> Array:
 
 @functools.lru_cache(maxsize=8)
 def _replicated(size: int) -> Array:
-    """Autocorrelations of so many independent standard normal variables, in increasing order."""
-    return np.sort(_correlation(np.random.default_rng(0).standard_normal((REPLICATES, size))))
+    """Autocorrelations of so many independent standard normal variables, in increasing order.
+
+    Those of many are normal, with the variance (n - 1) / (n (n + 2)) that holds for any number n.
+    """
+    if size > SIMULATED:
+        sd = math.sqrt((size - 1) / (size * (size + 2)))
+        return np.asarray(sd * special.ndtri((np.arange(REPLICATES) + 0.5) / REPLICATES))
+    rng, block = np.random.default_rng(0), REPLICATES // 20
+    return np.sort(np.concatenate([_correlation(rng.standard_normal((block, size))) for _ in range(REPLICATES // block)]))
 
 
 def _scores(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> Array:

@@ -23,12 +23,27 @@ def test_truncated_weights_sum_to_one_and_none_is_out_of_proportion() -> None:
     assert truncated_weights(np.array([0.0, np.nan, -np.inf]))[1:].sum() == 0.0
 
 
-def test_resampling_moves_draws_to_the_target() -> None:
+@pytest.mark.parametrize(("loc", "scale", "proposals"), [(0.5, 1.0, 3), (0.5, 0.8, 24), (0.0, 1.1, 3)])
+def test_resampling_moves_draws_all_the_way_to_the_target(loc: float, scale: float, proposals: int) -> None:
     rng = np.random.default_rng(1)
-    z = rng.normal(size=24_000)
-    weights = truncated_weights(-0.5 * ((z - 0.5) / 0.8) ** 2 + 0.5 * z**2)
-    assert surplus(weights, 1000) < 0.02
-    kept = resampled(weights, 1000, rng)
-    assert len(set(kept.tolist())) == 1000
-    assert z[kept].mean() == pytest.approx(0.5, abs=0.1)
-    assert z[kept].std() == pytest.approx(0.8, abs=0.08)
+    means, sds, copies = [], [], []
+    for _ in range(50):
+        z = rng.normal(size=proposals * 1000)
+        weights = truncated_weights(-0.5 * ((z - loc) / scale) ** 2 + 0.5 * z**2)
+        assert surplus(weights, 1000) < 0.05
+        kept = resampled(weights, 1000, rng)
+        copies.append(1000 - len(set(kept.tolist())) - 1000 * surplus(weights, 1000))
+        means.append(z[kept].mean())
+        sds.append(z[kept].std())
+    assert np.mean(means) == pytest.approx(loc, abs=0.02)
+    assert np.mean(sds) == pytest.approx(scale, abs=0.015)
+    assert np.mean(copies) == pytest.approx(0.0, abs=0.5)
+
+
+def test_resampling_takes_each_draw_as_often_as_its_weight_says() -> None:
+    weights = np.array([0.5, 0.25, 0.15, 0.1, 0.0])
+    rng = np.random.default_rng(2)
+    counts = np.array([np.bincount(resampled(weights, 8, rng), minlength=5) for _ in range(400)])
+    assert np.all(counts >= np.floor(8 * weights))
+    assert np.all(counts <= np.ceil(8 * weights))
+    np.testing.assert_allclose(counts.mean(0), 8 * weights, atol=0.08)

@@ -222,7 +222,7 @@ def test_disagreeing_chains_are_reported():
     assert not health.good
     assert health.worst == "b"
     stats_ = {k: np.zeros((4, 500)) for k in ("jump_rate", "n_steps")} | {"diverging": np.zeros((4, 500), bool)}
-    result = _verdict({"b": z[..., 1]}, _Attempt(z, stats_, health, 1), 1, NutsSettings(), 0.5)
+    result = _verdict({"b": z[..., 1]}, _Attempt(z, stats_, health, 1), 1, NutsSettings(), 0.5, False)
     assert result.status == "needs_review"
     assert "R-hat of b" in result.reasons[0]
 

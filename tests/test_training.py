@@ -175,7 +175,7 @@ def test_an_interruption_waits_for_the_optimiser(tmp_path: Path, monkeypatch: py
 
 
 def test_a_run_that_diverges_is_stopped_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="lower the learning rate"):
+    with pytest.raises(TrainingError, match="a lower learning_rate"):
         run(tmp_path / "run", learning_rate=1e30)
 
 
@@ -379,7 +379,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_nothing_is_saved(
     saved = path.read_bytes()
     with monkeypatch.context() as patch:
         spoil(patch, calls)
-        with pytest.raises(TrainingError, match=r"step 3 is not finite.*learning rate"):
+        with pytest.raises(TrainingError, match=r"step 3 is not finite.*learning_rate"):
             run(path)
     assert path.read_bytes() == saved
     check_equal(run(path), whole)
