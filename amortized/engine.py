@@ -1,6 +1,7 @@
 """The amortized engine: from curves to predictive distributions by a trained network."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,12 +26,14 @@ from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER
+from hybrid.models.torch_random import seeded
 
 DRAWS = 2000
 NETWORK, FROM_DRAWS = "network", "draws"  # what makes the forecasts
 STATS = ("lp", "log_q", "log_ratio")
 PROPOSALS = (3, 3, 6)  # draws of the flow for each that is kept, round by round while the surplus of all weights is too large
 UNEVEN = 0.05  # surplus (see importance.py) that is too large
+MANY = 50  # curves, for which a progress bar is shown even where each takes milliseconds
 AT_ONCE = 256  # curves that are looked at in one pass
 
 
@@ -50,6 +53,10 @@ class LazyDraws(Mapping[str, np.ndarray]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
+
+    def whole(self) -> "LazyDraws":
+        """Itself, as what makes another one."""
+        return self
 
     def __len__(self) -> int:
         return len(self._names)
@@ -132,8 +139,7 @@ def _draw_posterior(
     """
     at = (torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
     rounds: list[dict[str, Tensor]] = []
-    with torch.random.fork_rng(devices=[summary.device] if summary.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, summary.device):
         for proposals in PROPOSALS:
             theta, log_q = head.sample(summary[None], described, proposals * draws)
             found = {name: value[:, 0].cpu() for name, value in {**theta, "log_q": log_q}.items()}
@@ -170,10 +176,11 @@ def _posterior(
     """Draws of the parameters (or classes) and their log densities, both made on demand."""
     head = model.head
     if isinstance(head, FlowHead):
-        both = LazyDraws((*head.names, *STATS), lambda: _draw_posterior(head, summary, described, problem, draws, seed))
-        return LazyDraws(head.names, lambda: both), LazyDraws(STATS, lambda: both)
+        make = functools.partial(_draw_posterior, head, summary, described, problem, draws, seed)
+        both = LazyDraws((*head.names, *STATS), make)
+        return LazyDraws(head.names, both.whole), LazyDraws(STATS, both.whole)
     if isinstance(head, ClassHead):
-        return LazyDraws(tuple(head.classes[0]), lambda: _draw_classes(head, summary, draws, seed)), {}
+        return LazyDraws(tuple(head.classes[0]), functools.partial(_draw_classes, head, summary, draws, seed)), {}
     return {}, {}
 
 
@@ -223,7 +230,7 @@ def run_pfn(
     seed
         Seed of the parameter draws.
     progress
-        Whether to show a progress bar while parameters are drawn for forecasts. Without them a thousand curves take seconds.
+        Whether to show a progress bar: while parameters are drawn for forecasts, and for many curves.
     checkpoint
         Path of weights or of their card; None finds those for the prior's fingerprint.
     device
@@ -267,7 +274,8 @@ def run_pfn(
     facts = {key: card.content[key] for key in ("weights_sha256", "curves")}
     info = {"method": "pfn", "device": str(chosen), "forecast": forecast, **facts}
     results: list[EngineResult] = []
-    bar = tqdm(total=len(problems), desc=f"draws of {prior.name}", unit="curve", disable=not (progress and by_draws))
+    shown = progress and (by_draws or len(problems) >= MANY)
+    bar = tqdm(total=len(problems), desc=f"PFN {prior.name}", unit="curve", disable=not shown)
     for start in range(0, len(problems), AT_ONCE):
         part = problems[start : start + AT_ONCE]
         contexts = stack(part, model, chosen)

@@ -24,6 +24,7 @@ from torch.distributions import biject_to
 from hybrid.models.coordinates import Frame
 from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import get_prior
+from hybrid.models.torch_random import seeded
 
 MODES = 2
 CONDITIONAL_STEPS = 4
@@ -215,8 +216,7 @@ class LawFrame(nn.Module):
         self.size = len(self.names)
         self.inner = [i for i, name in enumerate(self.names) if name in prior.law.nearly_linear]
         self._known: dict[tuple[torch.dtype, torch.device], list[Any]] = {}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             draws = prior.draw_torch(PRIOR_DRAWS, torch.float64)
             bank = torch.randn(BANK, self.size, dtype=torch.float64)
         real = self.unconstrain(draws)

@@ -1,6 +1,5 @@
 """A network with its heads, for one prior."""
 
-import torch
 from torch import nn
 
 from hybrid.amortized.coordinates import curve_features
@@ -10,6 +9,7 @@ from hybrid.amortized.posterior import parameter_head
 from hybrid.amortized.settings import Settings
 from hybrid.amortized.typical import Typical
 from hybrid.models.prior import AbstractPrior, Prior
+from hybrid.models.torch_random import seeded
 
 
 def is_logarithmic(prior: AbstractPrior) -> bool:
@@ -46,6 +46,5 @@ class AmortizedModel(nn.Module):
 
 def build_model(prior: AbstractPrior, settings: Settings) -> AmortizedModel:
     """A model with initial weights by the settings' seed; torch's global random state is left as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed):
         return AmortizedModel(prior, settings)

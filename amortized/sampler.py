@@ -11,6 +11,7 @@ from hybrid.models.coordinates import Frame, Unit
 from hybrid.models.errors import EngineUnavailableError
 from hybrid.models.nslpfn import NslPfn
 from hybrid.models.prior import AbstractPrior, Prior, expand
+from hybrid.models.torch_random import seeded
 
 
 class CurveBatch(NamedTuple):
@@ -28,9 +29,7 @@ class CurveBatch(NamedTuple):
 def _draw_shared(prior: Prior, x: Tensor, frame: Frame, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
     """Parameters and noisy curves at x (B, n) from a prior with a density."""
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    # torch's distributions draw from the global random state, which is put back afterwards.
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, x.device):
         theta = prior.draw_torch(x.shape[0], x.dtype, x.device)
         mean = prior.mean(theta, x, frame)
         return theta, prior.noise.torch(mean, expand(theta)).sample()

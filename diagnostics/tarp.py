@@ -29,7 +29,8 @@ def tarp_ranks(draws: Array, truth: Array, references: Array, rng: np.random.Gen
     Shape (simulations,): values in (0, 1), uniform where the joint posterior is right.
     """
     draws, truth, references = (np.asarray(part, dtype=float) for part in (draws, truth, references))
-    scale = np.std(draws, axis=1, keepdims=True)  # distances are in posterior sds, so that no coordinate rules
+    # Distances are in posterior sds, so that no coordinate rules; with the truth among the draws, so that it is one of them.
+    scale = np.std(np.concatenate([draws, truth[:, None]], 1), axis=1, keepdims=True)
     scale = np.where(scale > 0, scale, 1.0)
     near = np.sum(((draws - references[:, None]) / scale) ** 2, -1)
     true = np.sum(((truth - references) / scale[:, 0]) ** 2, -1)[:, None]

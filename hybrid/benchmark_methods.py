@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from hybrid.diagnostics.scores import rmsle
 from hybrid.fitting import fit_many, resolve_engine
 from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
-from hybrid.models.registry import get_prior, prior_from_json
+from hybrid.models.registry import get_prior
+from hybrid.reading import read_prior
 from hybrid.result import Fit
 
 Record = dict[str, np.ndarray]
@@ -106,15 +106,6 @@ def _choose_breaks(
     return [int(best) for best in np.argmin(errors, axis=0)]
 
 
-def _prior(named: str | AbstractPrior) -> AbstractPrior:
-    if isinstance(named, str) and named.endswith(".json"):
-        try:
-            return prior_from_json(Path(named).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgumentError(f"{named} cannot be read as a prior: {error}") from None
-    return get_prior(named)
-
-
 def as_method(method: str | tuple[str, str | AbstractPrior]) -> Method:
     """A method from "engine:prior", or from the pair of both; the prior a name, a JSON file, or a Prior object.
 
@@ -139,7 +130,7 @@ def as_method(method: str | tuple[str, str | AbstractPrior]) -> Method:
             raise UnknownNameError(f"{AUTO_BREAKS!r} is chosen by least squares: use least_squares:{AUTO_BREAKS}")
         priors = tuple(get_prior(name) for name in BREAKS)
     else:
-        priors = (_prior(named),)
+        priors = (read_prior(named),)
     for prior in priors:
         resolve_engine(prior, engine, {})
     label = named if isinstance(named, str) and not named.endswith(".json") else priors[0].name

@@ -86,7 +86,7 @@ class Calibration:
 
     @property
     def verdict(self) -> str:
-        """One line: calibrated or not, on how many curves, and what is wrong."""
+        """One line: whether miscalibration was found, on how many curves, and what is wrong; few show gross errors only."""
         attrs = self.data.attrs
         review = float(attrs["needs_review"])
         left_out = f", {100 * review:.1f} % more left out as needs_review" if review else ""
@@ -94,9 +94,9 @@ class Calibration:
         total, passing = len(self.checks), sum(check.ok for check in self.checks.values())
         each = f"{passing} of {total} quantities pass at {LEVEL:.0%} each"
         if self.ok:
-            return f"{start}: calibrated: {each}, and all of them at {LEVEL:.0%} together"
+            return f"{start}: no miscalibration found: {each}, and all of them at {LEVEL:.0%} together"
         what = "; ".join(f"{name}: {check.diagnosis}" for name, check in self.failed.items())
-        return f"{start}: not calibrated: {each}, and {len(self.failed)} fail at {LEVEL:.0%} together: {what}"
+        return f"{start}: miscalibrated: {each}, and {len(self.failed)} fail at {LEVEL:.0%} together: {what}"
 
     def table(self) -> "pd.DataFrame":
         """The checks by quantity.

@@ -19,7 +19,7 @@ def _checked(path: Path | None, suffix: str) -> None:
 
 
 @click.command("calibrate")
-@click.option("--prior", default="m4", show_default=True, help="A name from `hybrid priors`.")
+@click.option("--prior", default="m4", show_default=True, help="A name from `hybrid priors`, or a JSON file.")
 @click.option("--engine", default="pfn", show_default=True, help="nuts or pfn.")
 @click.option("--simulations", type=click.IntRange(min=16), help="Curves; default 256 for nuts, 2000 for pfn.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 2), default=0, show_default=True, help="Random seed.")
@@ -43,13 +43,15 @@ def calibrate_command(
     if a quantity fails.
     """
     from hybrid.calibrating import calibrate
+    from hybrid.reading import read_prior
     from hybrid.reporting import write_report
 
-    page = Path(f"calibration_{prior}_{engine}.html") if out is None else out
+    chosen = read_prior(prior)
+    page = Path(f"calibration_{chosen.name}_{engine}.html") if out is None else out
     _checked(page, ".html")
     _checked(saved, ".nc")
     cache = page.with_suffix(".draws.npz") if engine == "nuts" else None
-    found = calibrate(prior, engine, simulations, None, seed, cache, workers, True, checkpoint)
+    found = calibrate(chosen, engine, simulations, None, seed, cache, workers, True, checkpoint)
     click.echo(found.verdict)
     click.echo(found.table().round(3).to_string())
     click.echo(found.coverage().round(3).to_string())
@@ -58,7 +60,7 @@ def calibrate_command(
         click.echo(f"wrote {saved}")
     count = "" if simulations is None else f" --simulations {simulations}"
     weights = "" if checkpoint is None else f" --checkpoint {shlex.quote(str(checkpoint))}"
-    write_report(found, page, f"hybrid calibrate --prior {prior} --engine {engine}{count}{weights} --seed {seed}")
+    write_report(found, page, f"hybrid calibrate --prior {shlex.quote(prior)} --engine {engine}{count}{weights} --seed {seed}")
     click.echo(f"wrote {page}")
     if cache is not None:
         cache.unlink(missing_ok=True)

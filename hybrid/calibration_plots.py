@@ -41,8 +41,8 @@ def plot_ranks(calibration: Calibration) -> Figure:
     """ECDF of the ranks of every quantity less that of the uniform, with its simultaneous 99 % band.
 
     A curve inside the band, around 0, is what a right posterior gives. An arch above 0 means that the truth tends to be lower
-    than the posterior, one below 0 higher; an S that falls in the middle that the posterior is too wide, one that rises that
-    it is too narrow.
+    than the posterior, one below 0 higher; an S that falls in the middle that the posterior is too narrow, one that rises
+    that it is too wide.
     """
     values, checks = calibration.ranks, calibration.checks
     figure, axes = _grid(len(values))

@@ -15,6 +15,7 @@ import numpy as np
 from hybrid.amortized.importance import FEWEST as FEWEST_WEIGHTS
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.coordinates import get_coordinates
+from hybrid.models.distributions import unconstrained
 from hybrid.models.engine import Problem
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.prior import Prior
@@ -127,7 +128,7 @@ def loo(fit: Fit) -> pd.DataFrame:
     """Each context point forecast from the others.
 
     Where forecasts follow from draws by Pareto-smoothed importance sampling of these (Vehtari, Gelman and Gabry 2017); where
-    the network makes them exactly, by asking it without the point. Coordinates then follow from the points that are left.
+    the network makes them, by asking it without the point. Coordinates then follow from the points that are left.
 
     Parameters
     ----------
@@ -140,7 +141,10 @@ def loo(fit: Fit) -> pd.DataFrame:
     pandas.DataFrame
         One row per point, indexed by x: `y`; `elpd`, its log density given the others, nats in the units of y; `pit`,
         P(Y <= y);
-        `k_hat`, the Pareto shape of the weights, NaN where nothing was weighted. The sum of `elpd` compares models.
+        `k_hat`, the Pareto shape of the weights, NaN where nothing was weighted; weights with .7 or more cannot be trusted,
+        and the elpd of a point that far from the others may be off by a nat before that. By the network the first point is NaN,
+        as nothing it was trained on lies before the first x. Compare models by the sum of `elpd` over the same points, by one
+        engine and one kind of forecast: the two ways differ by more than models do on short curves.
 
     Raises
     ------
@@ -199,11 +203,10 @@ def _exact_loo(fit: Fit) -> dict[str, Array]:
         frame = coordinates.frame(others, fit.horizon, fit.y_scale)
         rest.append(Problem(frame.x_to(others), np.delete(y, i) / fit.y_scale, frame))
     found = importlib.import_module("hybrid.amortized.engine").by_the_same(fit.predictive, rest)
-    inside = [i if fit.prior.coordinates != "unit" else max(i, 1) for i in range(x.size)]
     elpd = np.full(x.size, np.nan)
     pit = np.full(x.size, np.nan)
-    for i, (other, asked) in enumerate(zip(found, inside, strict=True)):
-        if asked == i:  # unit coordinates begin at the first point that is left
+    for i, other in enumerate(found):
+        if x[i] >= np.delete(x, i).min():  # no network was trained on what lies before the first point
             elpd[i] = other.log_density(x[i : i + 1], y[i : i + 1])[0]
             pit[i] = other.cdf(x[i : i + 1], y[i : i + 1])[0]
     return {"elpd": elpd, "pit": pit, "k_hat": np.full(x.size, np.nan)}
@@ -212,8 +215,9 @@ def _exact_loo(fit: Fit) -> dict[str, Array]:
 def sensitivity(fit: Fit) -> pd.DataFrame:
     """How much the posterior of each parameter moves when prior or likelihood are raised to a power near 1.
 
-    By ArviZ's `psense_summary` (Kallioinen et al. 2024, Statistics and Computing 34, 57). Above .05 a parameter is sensitive;
-    to the prior and not to the likelihood: the prior dominates; to both: they may be in conflict.
+    By ArviZ's `psense_summary` (Kallioinen et al. 2024, Statistics and Computing 34, 57), on the real line: of logs and logits,
+    whose tails do not rule the distance. Above .05 a parameter is sensitive; to the prior and not to the likelihood: the prior
+    dominates; to both: they may be in conflict, or the data say little of it, as of an asymptote far off.
 
     Parameters
     ----------
@@ -240,8 +244,17 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
     summary = importlib.import_module("arviz_stats").psense_summary
     log = logging.getLogger(summary.__module__)
     with _quiet(log):  # it says in the log what the table says
-        found: pd.DataFrame = summary(fit.data, var_names=names)
+        found: pd.DataFrame = summary(_on_the_line(fit), var_names=names)
     return found
+
+
+def _on_the_line(fit: Fit) -> Any:
+    """The fit's data with the parameters unconstrained."""
+    data = fit.data.copy()
+    posterior = data["posterior"].to_dataset()
+    moved = {p.name: (posterior[p.name].dims, unconstrained(p.distribution, posterior[p.name])) for p in fit.prior.parameters}
+    data["posterior"] = type(data)(posterior.assign(moved))
+    return data
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from hybrid.output import format_table
 
 if TYPE_CHECKING:
     from hybrid.curve import Curve
+    from hybrid.models.prior import AbstractPrior
     from hybrid.result import Fit
 
 EXAMPLE = "example:"
@@ -128,7 +129,7 @@ def _request_options(command: Command) -> Command:
         click.option("--y", "y_column", default="y", show_default=True, help="Column of the loss or error."),
         click.option("--curve", "curve_name", help="Which curve, where the file holds several."),
         click.option("--holdout", type=click.IntRange(min=0), default=0, help="Hold out the last N points."),
-        click.option("--prior", default="m4", show_default=True, help="A name from `hybrid priors`."),
+        click.option("--prior", default="m4", show_default=True, help="A name from `hybrid priors`, or a JSON file."),
         click.option("--at", type=float, multiple=True, callback=_positive, help="Forecast at this x; repeatable."),
         click.option("--horizon", type=float, callback=_positive, help="Largest x that the forecast is about."),
         click.option("--y-scale", type=float, callback=_positive, help="Unit of y in the prior's coordinates."),
@@ -151,6 +152,12 @@ def _horizon(curve: Curve, at: Sequence[float], horizon: float | None) -> float:
                 raise InvalidArgumentError(f"--at {x:g} lies beyond --horizon {horizon:g}: give a horizon of {x:g} or more")
         return horizon
     return max([HORIZON_FACTOR * float(curve.x[-1]), *at, *_targets(curve)[0]])
+
+
+def _said_horizon(horizon: float, request: _Request) -> str:
+    """The horizon, and whether --at moved it: forecasts by a prior in unit coordinates depend on it."""
+    moved = " (moved there by --at)" if request.horizon is None and horizon in request.at else ""
+    return f"horizon {_number(horizon)}{moved}"
 
 
 def _targets(curve: Curve) -> tuple[list[float], list[float]]:
@@ -220,7 +227,7 @@ def _describe(curve: Curve) -> str:
 
 def _compare(
     curve: Curve,
-    prior: str,
+    prior: AbstractPrior,
     horizon: float,
     seed: int,
     y_scale: float | None = None,
@@ -245,7 +252,7 @@ def _compare(
             continue
         click.echo(fits[-1].verdict)
     if not fits:
-        raise EngineUnavailableError(f"no engine can serve prior {prior!r}")
+        raise EngineUnavailableError(f"no engine can serve prior {prior.name!r}")
     xs, observed = _positions(curve, at, horizon)
     for each in fits:
         click.echo(f"\n{each.engine}\n{_forecast(each, xs, observed, threshold)}")
@@ -253,7 +260,7 @@ def _compare(
         click.echo(f"\nagreement\n{_agreement(fits, xs)}")
         from hybrid.comparing import verdicts
 
-        for found in verdicts(fits):
+        for found in verdicts(fits, xs if at else None):
             click.echo(f"\n{found.verdict}")
     return fits
 
@@ -281,6 +288,7 @@ def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **opti
     _check_output(out, (".nc",))
     _check_output(request.plot, PLOT_FORMATS)
     from hybrid.fitting import fit
+    from hybrid.reading import read_prior
 
     curve = request.read()
     horizon = _horizon(curve, request.at, request.horizon)
@@ -288,8 +296,8 @@ def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **opti
     own = [name for name in chosen if name in inspect.signature(fit).parameters]
     if own:
         raise InvalidArgumentError(f"--set is for options of the engine, and {own[0]!r} is none")
-    found = fit(curve, request.prior, engine, horizon, request.y_scale, request.seed, **chosen)
-    click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {request.seed}")
+    found = fit(curve, read_prior(request.prior), engine, horizon, request.y_scale, request.seed, **chosen)
+    click.echo(f"{_describe(curve)}; {_said_horizon(horizon, request)}, seed {request.seed}")
     click.echo(found.verdict)
     click.echo(f"\n{_forecast(found, *_positions(curve, request.at, horizon), request.threshold)}")
     if out is not None:
@@ -307,12 +315,14 @@ def compare_command(**options: Any) -> None:
     whether the engines agree: by the difference of their predictive distributions up to the horizon, and by a classifier
     that tries to tell their parameters apart.
     """
+    from hybrid.reading import read_prior
+
     request = _Request(**options)
     _check_output(request.plot, PLOT_FORMATS)
     curve = request.read()
     horizon = _horizon(curve, request.at, request.horizon)
-    click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {request.seed}")
-    fits = _compare(curve, request.prior, horizon, request.seed, request.y_scale, request.at, request.threshold)
+    click.echo(f"{_describe(curve)}; {_said_horizon(horizon, request)}, seed {request.seed}")
+    fits = _compare(curve, read_prior(request.prior), horizon, request.seed, request.y_scale, request.at, request.threshold)
     if request.plot is not None:
         from hybrid.plotting import plot_compare
 
@@ -359,11 +369,11 @@ def train_command(
     from hybrid.amortized.design import Design
     from hybrid.amortized.release import train_prior
     from hybrid.amortized.settings import check_names, design_for
-    from hybrid.models.registry import get_prior, prior_from_json
+    from hybrid.reading import read_prior
 
     changes = dict(map(_setting, settings))
     check_names(changes)  # before they could be taken for other arguments
-    chosen = prior_from_json(_read(Path(prior))) if prior.endswith(".json") else get_prior(prior)
+    chosen = read_prior(prior)
     design = design_for(chosen.name) if design_file is None else Design.from_dict(_read_json(design_file))
     if interpolated is not None:
         design = dataclasses.replace(design, interpolated=interpolated)
@@ -424,13 +434,14 @@ def demo_command(out: Path, seed: int) -> None:
 
     The same as `hybrid compare example:cerebras_gpt_pile --holdout 2`, and the first fit and its plot are kept.
     """
+    from hybrid.models.registry import get_prior
     from hybrid.plotting import plot_compare
     from hybrid.published import load_example
 
     curve = load_example(DEMO_EXAMPLE, holdout=DEMO_HOLDOUT)
     horizon = _horizon(curve, (), None)
     click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {seed}")
-    fits = _compare(curve, "m4", horizon, seed=seed)
+    fits = _compare(curve, get_prior("m4"), horizon, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     click.echo()
     _save_fit(fits[0], out / "demo.nc")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = Any
-# The largest differences that count as agreement: five points of probability, and a classifier (in the form of Lueckmann et
-# al. 2021, Benchmarking simulation-based inference) that tells parameters apart with accuracy .65. Both are our choice.
+# The largest differences that count as agreement: five points of probability, and a classifier (after Lueckmann et al.
+# 2021, Benchmarking simulation-based inference) that tells parameters apart with accuracy .65. Both are our choice.
 MAX_CDF = 0.05
 MAX_C2ST = 0.65
 STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 300.0)  # of the last context x, up to the horizon
@@ -85,13 +85,14 @@ class Agreement:
     @property
     def ok(self) -> bool:
         """Whether forecasts and parameters agree within the thresholds."""
-        return float(self.table["cdf"].mean()) <= MAX_CDF and not self.c2st > MAX_C2ST
+        return float(self.table["cdf"].max()) <= MAX_CDF and not self.c2st > MAX_C2ST
 
     @property
     def verdict(self) -> str:
         """One line: agree or not, by how much, and what to do."""
-        distance = float(self.table["cdf"].mean())
-        parts = [f"predictive cdfs differ by {distance:.3f} (at most {MAX_CDF})"]
+        cdf = self.table["cdf"]
+        worst = f"{float(cdf.max()):.3f} where they differ most, at x = {float(cdf.idxmax()):.4g}"
+        parts = [f"predictive cdfs differ by {worst} (at most {MAX_CDF})"]
         if not np.isnan(self.c2st):
             parts.append(f"a classifier tells the parameters apart with accuracy {self.c2st:.2f} (at most {MAX_C2ST})")
         names = f"{self.second.engine} and {self.first.engine}"
@@ -117,7 +118,7 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
     second
         The other.
     x
-        Where to compare forecasts; None takes 1, 1.5, 2, 3, 5, 10 ... times the last context x, up to the horizon.
+        Where to compare forecasts; None takes 1, 1.5, 2, 3, 5, 10 ... times the last context x, and the horizon.
 
     Raises
     ------
@@ -134,7 +135,7 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
         raise InvalidArgumentError("the two fits state different horizons or y scales: fit again with the same")
     if x is None:
         last = float(first.curve.x[-1])
-        x = [last * step for step in STEPS if last * step <= first.horizon * (1 + 1e-9)]
+        x = [last * step for step in STEPS if last * step < first.horizon * (1 - 1e-9)] + [first.horizon]
     return Agreement(first, second, first.positions(x, "x"))
 
 

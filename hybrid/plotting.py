@@ -312,11 +312,13 @@ def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 
     first = fits[0].curve
     if any(not (np.array_equal(f.curve.x, first.x) and np.array_equal(f.curve.y, first.y)) for f in fits):
         raise InvalidArgumentError("plot_compare needs fits of the same curve")
+    priors = list(dict.fromkeys(fit.prior.name for fit in fits))
     masses = _levels([level])
     bands = [_forecast(fit, _end(fit, x_max), masses) for fit in fits]
     ax = _new_axes() if ax is None else ax
     for fit, band, colour, style in zip(fits, bands, COLOURS, STYLES, strict=False):
-        label = f"{fit.engine}: median, {_percent(level)} {_interval_name(fit)}"
+        named = fit.engine if len(priors) == 1 else f"{fit.engine}, {fit.prior.name}"
+        label = f"{named}: median, {_percent(level)} {_interval_name(fit)}"
         ax.fill_between(band.x, band.lower[0], band.upper[0], color=colour, alpha=0.14, linewidth=0, zorder=2)
         for edge in (band.lower[0], band.upper[0]):
             ax.plot(band.x, edge, color=colour, linestyle=style, linewidth=0.8, alpha=0.8, zorder=2.5)
@@ -325,5 +327,5 @@ def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 
     _set_axes(ax, fits[0], x_max, bands)
     review = [f.engine for f in fits if f.status != "ok"]
     verdict = f"{', '.join(review)} needs review" if review else "ok"
-    _header(ax, first.name, f"prior {fits[0].prior.name}, {verdict}", WARNING if review else INK)
+    _header(ax, first.name, f"prior {', '.join(priors)}, {verdict}", WARNING if review else INK)
     return ax

@@ -5,10 +5,34 @@ import os
 from pathlib import Path
 
 from hybrid.curve import Curve
-from hybrid.models.errors import FileFormatError, InvalidCurveError
+from hybrid.models.errors import FileFormatError, InvalidArgumentError, InvalidCurveError
+from hybrid.models.prior import AbstractPrior
+from hybrid.models.registry import get_prior, prior_from_json
 
 Row = tuple[int, dict[str, str]]
 SPLITS = ("context", "target")
+
+
+def read_prior(named: str | AbstractPrior) -> AbstractPrior:
+    """A prior by its name, or from a JSON file that `prior.to_json()` wrote.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the file cannot be read.
+    FileFormatError
+        If it holds no prior.
+    UnknownNameError
+        If there is no prior of that name.
+    """
+    if isinstance(named, str) and named.endswith(".json"):
+        try:
+            return prior_from_json(Path(named).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InvalidArgumentError(f"there is no file {named}: check the path") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgumentError(f"{named} cannot be read as a prior: {error}") from None
+    return get_prior(named)
 
 
 def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[Row]]:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from hybrid.models.errors import InvalidArgumentError, ReportError
 from hybrid.models.files import check_folder, replacing
 from hybrid.result import Fit
 
+COLOURED = re.compile(r"\x1b\[[0-9;]*m")  # what terminals colour text by
 TIMEOUT = 1800  # seconds a cell may take
 Cell = tuple[str, str]  # "markdown" or "code", and its source
 
@@ -43,7 +45,7 @@ CALIBRATION_CELLS: tuple[Cell, ...] = (
     (
         "code",
         "attrs = calibration.data.attrs\n"
-        "mark = 'Calibrated.' if calibration.ok else 'Not calibrated.'\n"
+        "mark = 'No miscalibration found.' if calibration.ok else 'Miscalibrated.'\n"
         'display(Markdown(f\'# Calibration of `{{attrs["engine"]}}` on the prior `{{attrs["prior"]}}`\\n\\n\'\n'
         "                 f'> **{{mark}}** {{calibration.verdict}}'))",
     ),
@@ -80,7 +82,7 @@ CALIBRATION_CELLS: tuple[Cell, ...] = (
 )
 
 FIT_CELLS: tuple[Cell, ...] = (
-    ("code", _SETUP + "\nfit = hybrid.load_fit({source!r})"),
+    ("code", _SETUP + "\n{load}"),
     (
         "code",
         "name = fit.curve.name or 'one curve'\n"
@@ -145,12 +147,24 @@ def _page(cells: Sequence[Cell], values: dict[str, Any], title: str, folder: Pat
     try:
         runner.execute(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
     except client.exceptions.CellExecutionError as error:
-        raise ReportError(f"the report stopped at a cell: {str(error).strip().splitlines()[-1]}") from None
+        last = COLOURED.sub("", str(error)).strip().splitlines()[-1]
+        raise ReportError(f"the report stopped at a cell: {last}") from None
     # Without these two the page would fetch scripts from the network.
     exporter = exporters.HTMLExporter(mathjax_url="", require_js_url="", exclude_input=True, exclude_input_prompt=True)
     exporter.exclude_output_prompt = True
     body: str = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})[0]
     return body
+
+
+def _loading(subject: Calibration | Fit, source: Path) -> str:
+    """What loads a fit in the page's own process; a law of one's own goes along, code and all."""
+    law = getattr(subject.prior, "law", None) if isinstance(subject, Fit) else None
+    if law is None or not law.is_own:
+        return f"fit = hybrid.load_fit({str(source)!r})"
+    carried = source.with_name("law.pkl")
+    carried.write_bytes(importlib.import_module("cloudpickle").dumps(law))
+    read = f"cloudpickle.loads(Path({str(carried)!r}).read_bytes())"
+    return f"import cloudpickle\nfrom pathlib import Path\nfit = hybrid.load_fit({str(source)!r}, law={read})"
 
 
 def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], command: str | None = None) -> Path:
@@ -185,7 +199,7 @@ def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], comma
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "subject.nc"
         subject.save(source)
-        values = {"source": str(source), "command": command}
+        values = {"source": str(source), "command": command, "load": _loading(subject, source)}
         page = _page(cells, values, path.stem, Path(folder))
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 Array = Any
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SUMMARY_LEVELS = (0.05, 0.5, 0.95)
+BEFORE = (
+    "{} = {:g} lies before the first context x {:g}: the network was trained on targets inside and beyond the context, and its "
+    "intervals there are too narrow; use engine='nuts' or forecast='draws'"
+)
 EDGE = 1e-9  # relative rounding that a position at the edge of the coordinates may carry
 
 
@@ -365,6 +370,8 @@ class Fit:
                     f"{name} = {x.min():g} lies before the first context x {first:g}, where prior {self.prior.name!r} is not "
                     "defined: ask for later x, or add earlier points"
                 )
+        elif self.engine == "pfn" and not self.by_draws and np.any(x < float(self.curve.x[0]) * (1 - EDGE)):
+            warnings.warn(BEFORE.format(name, x.min(), self.curve.x[0]), stacklevel=3)
         return x
 
     def _x(self, x: np.ndarray) -> xr.DataArray:

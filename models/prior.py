@@ -18,11 +18,13 @@ from hybrid.models.errors import EngineUnavailableError, FileFormatError, Hybrid
 from hybrid.models.law import Law, Theta
 from hybrid.models.namespace import get_namespace, namespace_of
 from hybrid.models.noise import get_noise
+from hybrid.models.torch_random import seeded
 
 Array = Any
 FORMAT = 1
 _FIELDS = frozenset({"format", "name", "law", "law_version", "coordinates", "noise", "parameters", "law_attributes"})
 _OF_PARAMETER = frozenset({"name", "distribution", "meaning"})
+RESERVED = frozenset({"x", "y", "mean", "chain", "draw", "point", "target"})  # variables and dimensions beside the parameters
 STANDARD_NORMAL = Distribution("Normal", loc=0.0, scale=1.0)
 GOLDEN = 0.618033988749895  # spreads the multiples of it evenly over an interval
 FEWEST_DRAWN, SURPLUS, MAX_ATTEMPTS = 256, 4, 1000  # where a law admits only some draws
@@ -178,7 +180,14 @@ class Prior(AbstractPrior):
         self._parameters = tuple(parameters)
         self.noise = get_noise(noise)
         self.coordinates = get_coordinates(coordinates).name
+        if not isinstance(law, Law) or not isinstance(getattr(law, "name", None), str):
+            raise InvalidArgumentError(f"prior {name!r}: law must be an instance of a Law that has a `name`, got {law!r}")
         names = [p.name for p in self._parameters]
+        reserved = [n for n in names if n in RESERVED]
+        if reserved:
+            raise InvalidArgumentError(
+                f"prior {name!r}: {reserved[0]!r} is the name of something else in datasets: choose another"
+            )
         if len(set(names)) != len(names):
             raise InvalidArgumentError(f"prior {name!r} declares a parameter twice: {', '.join(names)}")
         missing = [p for p in self.noise.parameters if p not in names]
@@ -281,6 +290,8 @@ class Prior(AbstractPrior):
             If the description is incomplete, says what no prior has, lacks a parameter of the law, or was written for another
             version of the law.
         """
+        if not isinstance(law, Law):
+            raise FileFormatError(f"a prior needs an instance of a Law, got {law!r}")
         try:
             if description["format"] != FORMAT or not isinstance(description["name"], str):
                 raise FileFormatError(f"a prior has the format {FORMAT} and a name, got {dict(description)!r:.80}")
@@ -402,8 +413,7 @@ class Prior(AbstractPrior):
     def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:
         if backend == "torch":
             torch = importlib.import_module("torch")
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
+            with seeded(seed):
                 x = torch.as_tensor(x, dtype=torch.float64)
                 theta = self.draw_torch(n, torch.float64)
                 mean = self.mean(theta, x, frame)

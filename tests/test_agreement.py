@@ -67,3 +67,10 @@ def test_agreement_refuses_positions_that_predict_refuses(x: object) -> None:
         hybrid.agreement(fit, fit, x)
     with pytest.raises(hybrid.InvalidArgumentError, match="two fits"):
         hybrid.agreement(fit, None)  # type: ignore[arg-type]
+
+
+def test_classifier_sees_two_modes_where_mean_and_variance_are_those_of_one() -> None:
+    rng = np.random.default_rng(3)
+    first, second = ({k: rng.standard_normal(1000) for k in "abcde"} for _ in range(2))
+    second["a"] = rng.normal(0.95 * rng.choice([-1.0, 1.0], 1000), np.sqrt(1.0 - 0.95**2))
+    assert c2st(first, second) > 0.57

@@ -105,7 +105,7 @@ def test_a_wrong_posterior_is_caught(monkeypatch: pytest.MonkeyPatch, error: str
     found = calibrated(monkeypatch, error)
     assert caught <= set(found.failed), found.verdict
     assert not found.ok
-    assert "not calibrated" in found.verdict
+    assert ": miscalibrated: " in found.verdict
 
 
 def test_ranks_are_read_by_arviz(monkeypatch: pytest.MonkeyPatch) -> None:

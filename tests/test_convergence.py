@@ -39,3 +39,13 @@ def test_constant_draws():
     flat = np.ones((4, 100))
     assert convergence.rhat(flat) == 1.0
     assert convergence.ess_bulk(flat) == 400.0
+
+
+@pytest.mark.parametrize("rho", [-0.5, -0.7, -0.9])
+def test_antithetic_chains_count_for_no_more_than_arviz_says(rho: float) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        z = rng.standard_normal((4, 300))
+        for k in range(1, 300):
+            z[:, k] = rho * z[:, k - 1] + np.sqrt(1 - rho**2) * z[:, k]
+        assert 1200 < convergence.ess_bulk(z) <= 1200 * np.log10(1200)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hybrid
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.distributions import Distribution
 from hybrid.models.engine import EngineResult, Problem
@@ -12,6 +13,8 @@ from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.law import Law, Theta
 from hybrid.models.least_squares import run_least_squares
 from hybrid.models.m1 import SIGMA
+from hybrid.models.m4 import solve_logit
+from hybrid.models.namespace import get_namespace
 from hybrid.models.prior import Parameter, Prior
 from hybrid.models.registry import PRIORS, get_prior
 
@@ -196,3 +199,24 @@ def test_bad_arguments_are_refused() -> None:
     for bad in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(InvalidArgumentError, match="positive and finite"):
             run_least_squares(prior, [Problem(good.x, np.append(good.y[1:], bad), good.frame)])
+
+
+def test_m4_is_not_searched_where_it_cannot_be_computed() -> None:
+    """Data that pull alpha to infinity: what comes back lies on the law of its parameters."""
+    curve = hybrid.load_example("lcdb_lda_mfeat_pixel_double_descent")
+    fit = hybrid.fit(curve, "m4", "least_squares", progress=False)
+    theta = {name: value.ravel() for name, value in fit.result.draws.items()}
+    assert 0.02 <= theta["alpha"][0] <= 50.0 * (1 + 1e-9)
+    law, frame = fit.prior.law, fit.frame  # type: ignore[attr-defined]
+    xp = get_namespace("numpy")
+    _, log_f, c = law._shape(xp, theta, frame)
+    target = log_f - c * np.log(frame.x_to(curve.x))
+    u = solve_logit(xp, theta["alpha"], target)
+    left = (theta["alpha"] - 1.0) * np.logaddexp(0.0, u) + u
+    np.testing.assert_allclose(left, target, atol=1e-9)
+
+
+@pytest.mark.parametrize("option", [{"starts": 2.5}, {"starts": "5"}, {"max_steps": None}, {"max_steps": 20.5}])
+def test_options_are_integers(option: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{next(iter(option))} must be an integer"):
+        hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m1", "least_squares", progress=False, **option)

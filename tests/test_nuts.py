@@ -303,3 +303,25 @@ def test_ranks_of_the_truth_are_uniform():
         rank("log_likelihood", *(log_likelihood(t, each.y, each.frame) for t in (draws, truth)))
     for name, values in ranks.items():
         assert stats.kstest(values, "uniform").pvalue > 1e-3, name
+
+
+@pytest.mark.slow
+def test_points_without_noise_are_said_to_have_none():
+    x = np.geomspace(0.05, 1.0, 20)
+    (result,) = run_nuts(get_prior("m1"), [problem(x, x**-0.1)])
+    assert result.info["attempts"] == 1
+    assert result.status == "needs_review"
+    assert "lie on the law to rounding" in result.reasons[0]
+    assert len(result.reasons) == 1
+
+
+@pytest.mark.parametrize(
+    "option", [{"walks": True}, {"draws": 50.5}, {"workers": "2"}, {"workers": 1.5}, {"target_accept": "0.9"}]
+)
+def test_options_of_another_kind_are_refused(option):
+    with pytest.raises(InvalidArgumentError, match=next(iter(option))):
+        run_nuts(constant_prior(), [], **option)
+
+
+def test_integers_of_numpy_are_integers():
+    assert NutsSettings(draws=np.int64(300)) == NutsSettings(draws=300)

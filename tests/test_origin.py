@@ -108,9 +108,11 @@ def test_an_unfinished_run_knows_its_origin() -> None:
     assert len({state.key for state in states}) == 3
 
 
-def test_refuses_a_network_of_another_size(first: Card, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="another size"):
-        trained(tmp_path, "m2", 1, origin=first.path, width=64)
+@pytest.mark.parametrize("change", [{"width": 64}, {"layers": 1}, {"heads": 1}, {"bins": 7}, {"summaries": 3}])
+def test_refuses_a_network_of_another_size(first: Card, tmp_path: Path, change: dict[str, int]) -> None:
+    assert all(SMALL[name] != value for name, value in change.items())
+    with pytest.raises(InvalidArgumentError, match=f"another size.*{next(iter(change))}"):
+        trained(tmp_path, "m2", 1, origin=first.path, **change)
 
 
 def test_refuses_what_is_no_checkpoint(first: Card, tmp_path: Path) -> None:

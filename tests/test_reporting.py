@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,3 +142,17 @@ def _shifted(fit: hybrid.Fit) -> object:
             return inner.cdf(x, np.asarray(y) / 1.5)
 
     return dataclasses.replace(fit.result, predictive=Shifted())
+
+
+@pytest.mark.slow
+def test_report_of_a_fit_with_a_law_of_ones_own(tmp_path: Path) -> None:
+    class Own(hybrid.Law):
+        name = "own"
+
+        def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+            return theta["a"] * xp.exp(-theta["c"] * xp.log(x))
+
+    positive = hybrid.Distribution("LogNormal", loc=-1.0, scale=1.0)
+    prior = hybrid.Prior("own", Own(), [hybrid.Parameter(name, positive) for name in ("a", "c", "sigma")])
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), prior, "nuts", progress=False)
+    check_page(hybrid.write_report(fit, tmp_path / "own.html"), "forecast by", "R-hat")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from hybrid.models import residuals
 from hybrid.models.coordinates import Ratio
 from hybrid.models.distributions import Distribution
 from hybrid.models.engine import Problem
@@ -79,3 +80,10 @@ def test_exact_inference_says_that_the_model_does_not_hold(prior):
     assert bad.reasons == (FOLLOW_ONE_ANOTHER,)
     assert bad.info["follow_probability"] < 0.01
     assert bad.info["max_rhat"] < 1.01
+
+
+def test_correlations_of_many_are_those_of_the_normal_limit() -> None:
+    simulated, limit = residuals._replicated(residuals.SIMULATED), residuals._replicated(residuals.SIMULATED + 1)
+    at = [20, 200, 2_000, 10_000, 18_000, 19_800]
+    np.testing.assert_allclose(simulated[at], limit[at], atol=0.004)
+    assert residuals._replicated(100_000).size == residuals.REPLICATES  # without that many numbers each

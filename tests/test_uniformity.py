@@ -165,3 +165,20 @@ def test_many_values_are_thinned_evenly() -> None:
 
 def test_contraction() -> None:
     np.testing.assert_allclose(contraction([0.25, 1.0], 1.0), [0.75, 0.0])
+
+
+def test_a_right_posterior_fails_as_often_as_the_level_says() -> None:
+    rng = np.random.default_rng(6)
+    runs = 600
+    features = {"f": rng.standard_normal(256)}
+    failed = sum(not check_uniform(rng.uniform(size=256), features, 0.9).ok for _ in range(runs))
+    assert failed <= 0.1 * runs + 3.0 * np.sqrt(0.09 * runs)
+    assert failed >= 0.03 * runs
+
+
+def test_joint_ranks_of_heavy_tailed_posteriors_are_uniform() -> None:
+    rng = np.random.default_rng(7)
+    draws = rng.standard_cauchy((20_000, 100, 2))
+    truth = rng.standard_cauchy((20_000, 2))
+    ranks = tarp_ranks(draws, truth, np.zeros((20_000, 2)), rng)
+    assert np.mean(ranks > 0.99) == pytest.approx(0.01, abs=0.003)
