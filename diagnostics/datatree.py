@@ -76,7 +76,13 @@ def _sampled(
         }
     replicates = result.predictive.replicate(x, REPLICATES, seed)[None]
     groups = {"posterior_predictive": _dataset({"y": replicates}, dims)}
-    return {**groups, "posterior": _dataset(result.draws, SAMPLE)} if result.draws else groups
+    if not result.draws:
+        return groups
+    classes = _dataset(result.draws, SAMPLE)
+    for p in prior.parameters:
+        if p.name in classes:
+            classes[p.name].attrs["meaning"] = p.meaning
+    return {**groups, "posterior": classes}
 
 
 def build_datatree(

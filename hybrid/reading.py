@@ -3,17 +3,19 @@
 import csv
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybrid.curve import Curve
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, InvalidCurveError
-from hybrid.models.prior import AbstractPrior
-from hybrid.models.registry import get_prior, prior_from_json
+
+if TYPE_CHECKING:
+    from hybrid.models.prior import AbstractPrior
 
 Row = tuple[int, dict[str, str]]
 SPLITS = ("context", "target")
 
 
-def read_prior(named: str | AbstractPrior) -> AbstractPrior:
+def read_prior(named: "str | AbstractPrior") -> "AbstractPrior":
     """A prior by its name, or from a JSON file that `prior.to_json()` wrote.
 
     Raises
@@ -25,6 +27,8 @@ def read_prior(named: str | AbstractPrior) -> AbstractPrior:
     UnknownNameError
         If there is no prior of that name.
     """
+    from hybrid.models.registry import get_prior, prior_from_json
+
     if isinstance(named, str) and named.endswith(".json"):
         try:
             return prior_from_json(Path(named).read_text(encoding="utf-8"))

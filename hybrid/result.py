@@ -310,7 +310,7 @@ class Fit:
         pandas.DataFrame
             By parameter: mean, sd, quantiles q5, q50 and q95, and ArviZ's ess_bulk, ess_tail, r_hat, mcse_mean and mcse_sd.
             For a point estimate a single column, value. For a mixture of laws by the amortized engine, the probability of each
-            family and number of breaks.
+            family and number of breaks; `data["posterior"]["family"].attrs["meaning"]` says which number is which family.
         """
         if "posterior" not in self.data.children:
             raise InvalidArgumentError(f"engine {self.engine!r} gives no parameters of {self.prior.name!r}, only forecasts")

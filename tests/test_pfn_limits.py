@@ -25,6 +25,11 @@ def test_a_few_joint_curves_hang_together_as_many_do() -> None:
     assert few[:, 0].std() == pytest.approx(many[:, 0].std(), rel=0.35)
 
 
+def test_families_are_named_in_the_data() -> None:
+    data = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "nsl", "pfn").data
+    assert "4 Up" in data["posterior"]["family"].attrs["meaning"]
+
+
 def test_positions_before_the_first_point_are_warned_of() -> None:
     curve = hybrid.load_example("cerebras_gpt_pile")
     fit = hybrid.fit(curve, "m4", "pfn")
