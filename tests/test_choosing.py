@@ -25,6 +25,7 @@ def test_takes_the_candidate_of_greatest_variance(prior: str) -> None:
 def test_several_are_distinct_candidates_and_begin_with_the_first() -> None:
     with pytest.warns(UserWarning, match="before the first context x"):  # one candidate does
         found = hybrid.next_points(CURVE, CANDIDATES, 4, prior="m4")
+    with pytest.warns(UserWarning, match="before the first context x"):
         alone = hybrid.next_points(CURVE, CANDIDATES, prior="m4")
     assert found.shape == (4,)
     assert np.unique(found).size == 4
