@@ -17,7 +17,7 @@ from scipy import special, stats
 
 Array = Any
 LEVEL = 0.99  # half of 1 - LEVEL goes to the band, the other half is shared out among the tests of the scores
-BAND_SIMULATIONS, MOST_SIMULATIONS = 10_000, 40_000
+BAND_SIMULATIONS, MOST_SIMULATIONS = 2000, 10_000
 MOST = 2000  # values that the band is made for; of more, evenly spaced ones are taken
 LEAST = 1e-300  # of a tail's probability
 EDGE = 1e-6  # ranks and PIT closer to 0 or 1 than this count as this far
