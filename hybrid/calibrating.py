@@ -69,7 +69,7 @@ class Calibration:
     def checks(self) -> dict[str, Uniformity]:
         """What `check_uniform` says of each quantity's ranks, of the PIT of a held-out point per curve, and of TARP.
 
-        At 99 % each: of ten quantities of a right posterior, one fails in one of five calibrations.
+        At 99 % each: of ten quantities of a right posterior, one fails in one of ten calibrations.
         """
         return self._check(LEVEL)
 

@@ -333,30 +333,35 @@ def _sample_all(
     return [_sample(prior, problem, settings, seed, report) for problem in problems]
 
 
-def _verdict(
-    draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings, follow: float, exact: bool
-) -> EngineResult:
+def _doubts(attempt: _Attempt, settings: NutsSettings, follow: float) -> list[str]:
+    """What is wrong with an attempt, and what to do."""
     reasons = []
-    health, stats, share = attempt.health, attempt.stats, attempt.divergent_share
-    if exact:
-        reasons.append(NO_NOISE.format(float(np.median(draws["sigma"]))))
-    elif not health.max_rhat < MAX_RHAT:
+    health, share = attempt.health, attempt.divergent_share
+    if not health.max_rhat < MAX_RHAT:
         reasons.append(
             f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {MAX_RHAT}): the chains disagree; fit "
             f"again with draws={4 * settings.draws}, particles={4 * settings.particles}, or choose a prior with fewer breaks"
         )
     ess = min(health.min_ess_bulk, health.min_ess_tail)
-    if not exact and not ess >= MIN_ESS:
+    if not ess >= MIN_ESS:
         reasons.append(
             f"effective sample size is {ess:.0f} (must be >= {MIN_ESS:.0f}): fit again with draws={4 * settings.draws}"
         )
-    if not exact and share > MAX_DIVERGENT:
+    if share > MAX_DIVERGENT:
         reasons.append(
             f"{100 * share:.1f} % of the NUTS transitions diverged: the posterior has corners that NUTS cannot follow; compare "
             "another prior, or give the offending parameter a tighter one with prior.replace(...)"
         )
-    if not exact and follow < MIN_FOLLOW:
+    if follow < MIN_FOLLOW:
         reasons.append(FOLLOW_ONE_ANOTHER)
+    return reasons
+
+
+def _verdict(
+    draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings, follow: float, exact: bool
+) -> EngineResult:
+    health, stats = attempt.health, attempt.stats
+    reasons = [NO_NOISE.format(float(np.median(draws["sigma"])))] if exact else _doubts(attempt, settings, follow)
     info = {
         "method": "NUTS with SMC starts and independence jumps",
         "chains": settings.chains,
