@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
+from hybrid.models.identity import is_same_law
 from hybrid.models.prior import AbstractPrior
 
 FORMAT = "hybrid pfn 1"
@@ -57,6 +58,10 @@ class Card:
         """Fingerprint of the prior."""
         return str(self.content["fingerprint"])
 
+    def is_about(self, prior: AbstractPrior) -> bool:
+        """Whether the weights were trained on this prior: its fingerprint and, for a law of one's own, what it computes."""
+        return self.fingerprint == prior.fingerprint and is_same_law(prior, self.content.get("law_values"))
+
     @property
     def weights(self) -> Path:
         """The file of weights."""
@@ -92,7 +97,15 @@ def read_card(path: Path) -> Card:
     return Card(path, content)
 
 
+_OTHER_LAW = "was trained on a law of the same name and attributes that computed something else"
 _TITLES = {"held_out_loss": "held out loss of training, nats per target: that of placing and that of the bars"}
+
+
+def _before(design: Mapping[str, Any]) -> str:
+    return (
+        f"- {design['before']:.0%} of the targets lie before the first context x, down to 1/{design['horizon'][1]:g} of it at "
+        "the farthest."
+    )
 
 
 def _best(share: float) -> str:
@@ -123,7 +136,8 @@ def render(card: Card) -> str:
         f"- Contexts of {design['context'][0]} to {design['context'][1]} points over {design['decades'][0]:g} to "
         f"{design['decades'][1]:g} decades of x ({spacing}); horizons {design['horizon'][0]:g} to {design['horizon'][1]:g} "
         "times the last context x. Outside of this the fit says so.",
-        *([_best(design["best_so_far"])] if design.get("best_so_far") else []),
+        *([_before(design)] if design["before"] else []),
+        *([_best(design["best_so_far"])] if design["best_so_far"] else []),
         f"- `{c['command']}`, with " + ", ".join(f"{name} {version}" for name, version in c["versions"].items()) + ".",
         *([_began(c["origin"])] if "origin" in c else []),
         *([f"- {c['note']}"] if c.get("note") else []),
@@ -205,6 +219,8 @@ def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) 
             if isinstance(error, FileFormatError):
                 raise
             raise InvalidArgumentError(f"checkpoint must be the path of a card or of weights, got {path!r}") from None
+        if card.fingerprint == prior.fingerprint and not card.is_about(prior):
+            raise EngineUnavailableError(f"{path} {_OTHER_LAW}; train again: {training_command(prior)}")
         if card.fingerprint != prior.fingerprint:
             raise EngineUnavailableError(
                 f"{path} was trained on the prior {card.name!r} with fingerprint {card.fingerprint}, not on this "
@@ -213,9 +229,11 @@ def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) 
         return card
     known = cards()
     for card in known:
-        if card.fingerprint == prior.fingerprint:
+        if card.is_about(prior):
             return card
     others = [card.fingerprint for card in known if card.name == prior.name]
+    if prior.fingerprint in others:
+        raise EngineUnavailableError(f"what there is for {prior.name!r} {_OTHER_LAW}; train again: {training_command(prior)}")
     problem = f"no amortized weights for prior {prior.name!r} are installed"
     if others:
         problem = (

@@ -79,6 +79,9 @@ class Design:
     interpolated
         Probability of a target to lie inside the context's range; the others lie between the last context x and the horizon.
         Both are uniform in x^power, with power ~ U(0, 1) per curve.
+    before
+        Probability that a target lies before the first context x instead, uniform in log x, down to a distance that is
+        distributed as the horizon's: the first context x over it is log-uniform in `horizon`. For priors in ratio coordinates.
     best_so_far
         Probability that a context is the best result so far at each x, as many published curves are: the lowest of all
         measurements up to there, or the highest if the last one is above the first. Such a context is thinner than the
@@ -101,6 +104,7 @@ class Design:
     repeated: float = 0.1
     interpolated: float = 0.2
     best_so_far: float = 0.0
+    before: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("context", 3.0), ("factor", 1.0), ("decades", 0.0), ("horizon", 1.0)):
@@ -111,7 +115,7 @@ class Design:
                 raise InvalidArgumentError(f"{name} must be a range (low, high) with low {bound} {least:g}, got {low}, {high}")
         object.__setattr__(self, "context", tuple(as_integer(size, "context", 3, MOST_POINTS) for size in self.context))
         object.__setattr__(self, "targets", as_integer(self.targets, "targets", 1, MOST_POINTS))
-        for name in ("repeated", "interpolated", "best_so_far"):
+        for name in ("repeated", "interpolated", "best_so_far", "before"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InvalidArgumentError(f"{name} must be a probability, got {getattr(self, name)}")
         names = [name for name, _ in self.spacing]
@@ -150,6 +154,11 @@ class Design:
             if isinstance(error, FileFormatError):
                 raise
             raise FileFormatError(f"not a description of a design: {error}") from None
+
+    @property
+    def earliest(self) -> float:
+        """Where the earliest targets lie: x over the first context x, at most 1."""
+        return 1.0 / self.horizon[1] if self.before else 1.0
 
     @property
     def fingerprint(self) -> str:
@@ -215,6 +224,9 @@ class Design:
         inside = _log_position(log_width, power, uniform(*shape))
         beyond = log_horizon + _log_position(log_horizon, power, uniform(*shape))
         log_target = torch.where(uniform(*shape) < self.interpolated, inside, beyond)
+        if self.before:
+            earlier = -log_width - log_uniform(*self.horizon) * uniform(*shape)
+            log_target = torch.where(uniform(*shape) < self.before, earlier, log_target)
         x_target = log_target.sort(1).values.exp()
         drawn = DesignBatch(x_context.to(dtype), mask, x_target.to(dtype), log_horizon.exp()[:, 0].to(dtype))
         if not self.best_so_far:

@@ -25,7 +25,7 @@ from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
-from hybrid.models.residuals import FOLLOW_ONE_ANOTHER
+from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, OUTSIDE
 from hybrid.models.torch_random import seeded
 
 DRAWS = 2000
@@ -190,7 +190,7 @@ def _verdict(problem: Problem, design: Design, said: Sequence[str]) -> tuple[str
     reasons = []
     if outside:
         reasons.append(
-            f"Outside what the network was trained on: {'; '.join(outside)}. Check with engine='nuts' where the prior allows "
+            f"{OUTSIDE}: {'; '.join(outside)}. Check with engine='nuts' where the prior allows "
             "it, or train on a design that covers it with `hybrid train`."
         )
     if NAMED[WANDER] in said:
@@ -271,7 +271,7 @@ def run_pfn(
             f"the network for {prior.name!r} draws no parameters that forecasts could follow from: use forecast={NETWORK!r}"
         )
     design = Design.from_dict(card.content["design"])
-    facts = {key: card.content[key] for key in ("weights_sha256", "curves")}
+    facts = {"earliest": design.earliest, **{key: card.content[key] for key in ("weights_sha256", "curves")}}
     info = {"method": "pfn", "device": str(chosen), "forecast": forecast, **facts}
     results: list[EngineResult] = []
     shown = progress and (by_draws or len(problems) >= MANY)

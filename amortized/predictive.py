@@ -209,7 +209,7 @@ class AmortizedPredictive:
                 first, second = (_exponential_moment(bars, power)[0] for power in (1.0, 2.0))
                 scale = bars.loc[0].exp()
                 mean, sd = scale * first, scale * (second - first**2).clamp(min=0.0).sqrt()
-                sd = torch.where(mean.isinf(), torch.inf, sd)
+                mean, sd = (torch.where(mean.isinf() | part.isnan(), torch.inf, part) for part in (mean, sd))  # overflowed
             else:
                 levels = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
                 y = torch.as_tensor(self._quantiles(bars, levels[:, None, None]))[:, 0] / self._frame.y_scale

@@ -24,7 +24,8 @@ from hybrid.amortized.sampler import draw_curves
 from hybrid.amortized.settings import Settings, check_names, design_for, preset
 from hybrid.amortized.training import curve_loss, generator_of, train
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.models.files import cannot_write, check_folder
+from hybrid.models.files import cannot_write, check_writable
+from hybrid.models.identity import law_values
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
 
@@ -138,7 +139,7 @@ def train_prior(
     prior = get_prior(prior)
     check_names(changes)
     settings = dataclasses.replace(preset(preset_name), **changes)
-    design = design or design_for(prior.name)
+    design = design or design_for(prior)
     if design.best_so_far and frame_prior(prior) is prior:  # then the head is a flow
         raise InvalidArgumentError(
             "a design with best_so_far above 0 needs a prior without a parameter flow, such as 'nsl': the likelihood that "
@@ -153,7 +154,7 @@ def train_prior(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(state_path, error) from None
-    check_folder(state_path)
+    check_writable(state_path)
     if device == "auto":
         device = choose_device(device).type
     if device == "cpu":
@@ -161,7 +162,7 @@ def train_prior(
     model, state, leads = train(prior, settings, design, state_path, device, devices, progress, origin=begin)
     if not leads:
         return None
-    scores = evaluate(model, settings, design, progress)
+    scores, values = evaluate(model, settings, design, progress), law_values(prior)
     content = {
         "prior": prior.to_dict(),
         "fingerprint": prior.fingerprint,
@@ -173,6 +174,7 @@ def train_prior(
         "hardware": _hardware(device),
         "versions": _versions(),
         "command": training_of(prior, preset_name, changes, design, None if begin is None else begin.card.name),
+        **({} if values is None else {"law_values": values}),
         **({} if begin is None else {"origin": begin.summary}),
         "scores": scores,
     }
@@ -185,8 +187,8 @@ def training_of(
     prior: AbstractPrior, preset_name: str, changes: dict[str, Any], design: Design, origin: str | None = None
 ) -> str:
     """What trains the same again; a design of one's own is in the card, and so is what the training began with."""
-    usual = design == design_for(prior.name)
-    only_interpolated = design == dataclasses.replace(design_for(prior.name), interpolated=design.interpolated)
+    usual = design == design_for(prior)
+    only_interpolated = design == dataclasses.replace(design_for(prior), interpolated=design.interpolated)
     command = training_command(prior)
     if command.endswith(")"):
         options = ["prior", repr(preset_name), *([] if usual else ["design=design"])]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hybrid.amortized.design import Design, DesignBatch, Reported, frames
 from hybrid.models.coordinates import Frame, Unit
-from hybrid.models.errors import EngineUnavailableError
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.nslpfn import NslPfn
 from hybrid.models.prior import AbstractPrior, Prior, expand
 from hybrid.models.torch_random import seeded
@@ -100,7 +100,13 @@ def draw_curves(
     ------
     EngineUnavailableError
         If the prior is neither a `Prior` nor `nslpfn`.
+    InvalidArgumentError
+        If the prior is in unit coordinates, and a target lies before the first context x.
     """
+    if prior.coordinates == "unit" and bool((designs.x_target[:, :1] < designs.x_context[:, :1]).any()):
+        raise InvalidArgumentError(
+            f"prior {prior.name!r} is not defined before the first context x: set before to 0 in the design"
+        )
     exact = frames(designs, prior.coordinates)
     width = designs.x_context.shape[1]
     x = exact.x_to(torch.cat([designs.x_context, designs.x_target], 1)).to(dtype)
@@ -150,7 +156,7 @@ def sample_curves(
     Raises
     ------
     InvalidArgumentError
-        If batch < 1.
+        If batch < 1, or if the prior is in unit coordinates and the design has targets before the first context x.
     EngineUnavailableError
         If the prior is neither a `Prior` nor `nslpfn`.
     """

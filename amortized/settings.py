@@ -8,6 +8,7 @@ from typing import Any
 from hybrid.amortized.design import Design
 from hybrid.amortized.law_frame import SEARCHES
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, UnknownNameError
+from hybrid.models.prior import AbstractPrior
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
@@ -179,7 +180,7 @@ _PUBLISHED = Design(
 )
 # Real curves are often narrower than a decade, and many show the best result so far.
 DESIGNS: Mapping[str, Design] = {
-    "nsl": Design(decades=(0.3, 6.0), horizon=(1.2, 300.0), best_so_far=0.2),
+    "nsl": Design(decades=(0.3, 6.0), horizon=(1.2, 300.0), best_so_far=0.2, before=0.1),
     "nslpfn": _PUBLISHED,
     "lcpfn": _PUBLISHED,
 }
@@ -212,6 +213,6 @@ def preset(name: str) -> Settings:
     return PRESETS[name]
 
 
-def design_for(prior: str) -> Design:
+def design_for(prior: AbstractPrior) -> Design:
     """The design that a prior's network is trained on unless another is given."""
-    return DESIGNS.get(prior, Design())
+    return DESIGNS.get(prior.name, Design(before=0.1) if prior.coordinates == "ratio" else Design())

@@ -20,6 +20,7 @@ from hybrid.benchmarking import benchmark
 from hybrid.models.distributions import Distribution
 from hybrid.models.nsl_paper import PRIOR, SEGMENTS
 from hybrid.models.prior import Prior
+from hybrid.models.registry import get_prior
 
 PUBLISHED = {  # RMSLE on IC and DD, whole benchmark: Lee et al. 2025, prior ablation
     "M3": (0.064, 0.131),
@@ -59,7 +60,7 @@ def main() -> None:
         card = arguments.out / f"{prior.name}.json"
         if not card.exists():
             print(f"{name}: training on {128 * arguments.steps:,} curves")
-            train_prior(prior, out=arguments.out, steps=arguments.steps, design=design_for("nslpfn"))
+            train_prior(prior, out=arguments.out, steps=arguments.steps, design=design_for(get_prior("nslpfn")))
     found = benchmark(arguments.data, [("pfn", prior) for prior in VARIANTS.values()], domains=DOMAINS).table
     rows = []
     for name, prior in VARIANTS.items():

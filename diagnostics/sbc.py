@@ -33,7 +33,7 @@ JOINT_DRAWS = 100
 JOINT_CURVES = 256  # at most: joint draws of the amortized engine take one pass per position
 BREAK = re.compile(r"d\d+")
 LOG_LIKELIHOOD, AT_HORIZON = "log_likelihood", "f_horizon"
-FORMAT = "hybrid calibration 1"
+FORMAT = "hybrid calibration 2"
 # Posterior draws per curve, if there are any; predictives; which curves count; how many draws are nearly independent.
 _Fitted = tuple[list[dict[str, Array]] | None, list[Any], Array, Array]
 
@@ -105,11 +105,11 @@ def run_sbc(
     xarray.DataTree
         `prior_sbc`: normalised ranks (chain, draw), one draw per curve, as ArviZ's `plot_ecdf_pit` reads them. `truth`,
         `posterior_mean`, `posterior_sd` (draw) of the same quantities on the real line: log where positive, logit in an
-        interval. `predictive`: PIT (draw, target) of the held-out points, their distance x over last context x, the width of
-        the central 90 % interval over the median, and one PIT per curve. `tarp`: the ranks of joint targets. `features`
-        (draw): what the posteriors knew. Curves whose fit by "nuts" needs review, mostly for chains that did not converge,
-        are left out; the attribute `needs_review` is their share. Of "pfn" there are 200 draws each, resampled from 600: fewer
-        than a fit has, which is the harder case.
+        interval. `predictive`: PIT (draw, target) of the held-out points, their distance x over last context x, `first`
+        (draw), that of the first context x, the width of the central 90 % interval over the median, and one PIT per curve.
+        `tarp`: the ranks of joint targets. `features` (draw): what the posteriors knew. Curves whose fit by
+        "nuts" needs review, mostly for chains that did not converge, are left out; the attribute `needs_review` is their share.
+        Of "pfn" there are 200 draws each, resampled from 600: fewer than a fit has, which is the harder case.
 
     Raises
     ------
@@ -250,6 +250,7 @@ def _predictive_group(
         {
             "pit": (dims, pit),
             "distance": (dims, np.stack(distances)),
+            "first": ("draw", [float(simulated.problems[i].frame.first / simulated.problems[i].frame.last) for i in kept]),
             "width": (dims, np.stack(widths)),
             "pit_one": ("draw", one),
         }

@@ -93,9 +93,10 @@ def exact_draws(
     FileFormatError
         If the cache is damaged or holds the draws of other curves.
     """
+    from hybrid.models.identity import identity
     from hybrid.models.nuts import run_nuts
 
-    key = hashlib.sha256(f"{prior.fingerprint} {draws}".encode() + b"".join(p.y.tobytes() for p in problems)).hexdigest()
+    key = hashlib.sha256(f"{identity(prior)} {draws}".encode() + b"".join(p.y.tobytes() for p in problems)).hexdigest()
     found = {} if cache is None or not cache.exists() else _read(cache, key)
     done = len(found["status"]) if found else 0
     for start in range(done, len(problems), CHUNK):

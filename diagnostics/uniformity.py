@@ -112,6 +112,11 @@ def ecdf_band(values: Array, level: float = LEVEL) -> tuple[Array, Array, Array,
     return points, ecdf - points, low - points, high - points
 
 
+def band_level(level: float) -> float:
+    """The level of the band alone, which has half of the error of a check."""
+    return 0.5 * (1.0 + level)
+
+
 def check_uniform(values: Array, features: Mapping[str, Array] | None = None, level: float = LEVEL) -> Uniformity:
     """Ask the three questions of one quantity.
 
@@ -131,7 +136,7 @@ def check_uniform(values: Array, features: Mapping[str, Array] | None = None, le
     """
     values = np.asarray(values, dtype=float).ravel()
     n = values.size
-    _, difference, low, high = ecdf_band(values, 0.5 * (1.0 + level))
+    _, difference, low, high = ecdf_band(values, band_level(level))
     excess = float(np.maximum(np.maximum(low - difference, difference - high), 0.0).max())
     z = special.ndtri(np.clip(values, EDGE, 1.0 - EDGE))
     shift = float(np.sqrt(n) * z.mean())

@@ -158,11 +158,13 @@ def collect_cases(
     FileFormatError, InvalidCurveError
         As the readers.
     InvalidArgumentError
-        If the same curve is given twice.
+        If the same curve is given twice, or a list of files is empty.
     UnknownNameError
         If no curve is of a chosen domain.
     """
     paths: list[PathLike] = [] if data is None else [data] if isinstance(data, (str, os.PathLike)) else list(data)
+    if data is not None and not paths:
+        raise InvalidArgumentError("data names no file: give at least one, or None for the shipped examples")
     readers: list[Callable[[], list[Case]]] = [functools.partial(read_cases, Path(path)) for path in paths]
     if nslpfn_data is not None:
         readers.append(functools.partial(nslpfn_cases, nslpfn_data, domains))

@@ -15,6 +15,7 @@ from hybrid.diagnostics.agreement import quantile_crps
 from hybrid.diagnostics.scores import rmsle
 from hybrid.fitting import fit_many, resolve_engine
 from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError, UnknownNameError
+from hybrid.models.identity import identity
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
 from hybrid.reading import read_prior
@@ -51,8 +52,8 @@ class Method:
 
     @property
     def identity(self) -> str:
-        """The fingerprints of its priors, and the hash of the weights where the engine uses a network."""
-        parts = [self.engine, *(prior.fingerprint for prior in self.priors)]
+        """The identities of its priors, and the hash of the weights where the engine uses a network."""
+        parts = [self.engine, *(identity(prior) for prior in self.priors)]
         if self.engine in ("pfn", "auto"):
             try:
                 parts += [str(find_card(prior).content["weights_sha256"]) for prior in self.priors]
@@ -162,14 +163,20 @@ def _forecasts(fit: Fit, case: Case, milliseconds: float) -> Record:
     }
 
 
+def _full_name(case: Case) -> str:
+    return f"{case.domain}/{case.name}"
+
+
 _warmed: set[tuple[str, int]] = set()
 
 
 def _warm_up(method: Method, cases: Sequence[Case], seed: int) -> None:
-    """Fit once without looking, so that loading and compiling are not timed; for slow engines once per shape and process."""
+    """Fit and forecast once, so that loading and compiling are not timed; for slow engines once per shape and process."""
     shape = method.identity, max(case.curve.x.size for case in cases).bit_length()
     if method.engine in QUICK or shape not in _warmed:
-        method.fit(cases, seed)
+        fits = method.fit(cases, seed)
+        with np.errstate(all="ignore"):
+            fits[0].predict(cases[0].context.x, levels=BANDS)
         _warmed.add(shape)
 
 
@@ -203,11 +210,17 @@ def run_method(method: Method, cases: Sequence[Case], seed: int) -> list[Record]
         begin = time.perf_counter()
         fits = method.fit(cases, seed)
         milliseconds = 1e3 * (time.perf_counter() - begin) / len(cases)
-        with np.errstate(all="ignore"):
-            return [_forecasts(fit, case, milliseconds) for fit, case in zip(fits, cases, strict=True)]
     except HybridError as error:
-        names = f"{cases[0].domain}/{cases[0].name}" + (f" and {len(cases) - 1} more" if len(cases) > 1 else "")
+        names = _full_name(cases[0]) + (f" and {len(cases) - 1} more" if len(cases) > 1 else "")
         raise type(error)(f"{method.name} on {names}: {error}") from None
+    found = []
+    for fit, case in zip(fits, cases, strict=True):
+        try:
+            with np.errstate(all="ignore"):
+                found.append(_forecasts(fit, case, milliseconds))
+        except HybridError as error:
+            raise type(error)(f"{method.name} on {_full_name(case)}: {error}") from None
+    return found
 
 
 def batches(method: Method, cases: Sequence[Case], seed: int) -> list[tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -271,8 +272,12 @@ def _time_axis(ax: Axes, times: np.ndarray) -> None:
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _annotated(value)))
 
 
-def _file_name(*parts: str) -> str:
-    return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
+def _file_name(domain: str, method: str, page: int) -> str:
+    """The name of a sheet; where it is not the domain's and the method's as they are, with a hash that keeps them apart."""
+    usual = (domain, method.replace(":", "_", 1))
+    plain = [re.sub(r"[^\w.]+", "_", part) for part in usual]
+    marked = [] if tuple(plain) == usual else [hashlib.sha256("/".join(usual).encode()).hexdigest()[:6]]
+    return "-".join([*plain, *marked, str(page)])
 
 
 def write_figures(
@@ -305,7 +310,7 @@ def write_figures(
             for page in range(pages):
                 part = own[page * size : (page + 1) * size]
                 title = f"{domain}, {method}" + (f", page {page + 1} of {pages}" if pages > 1 else "")
-                path = folder / SHEETS / f"{_file_name(domain, method, str(page + 1))}.png"
+                path = folder / SHEETS / f"{_file_name(domain, method, page + 1)}.png"
                 noise_only = method.startswith("least_squares:")
                 _save(plot_sheet([cases[i] for i in part], [found[i] for i in part], title, noise_only), path)
                 written.append(path)

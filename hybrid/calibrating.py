@@ -104,7 +104,7 @@ class Calibration:
         Returns
         -------
         pandas.DataFrame
-            `excess`: how far the ECDF of the ranks leaves its simultaneous 99 % band (0 inside). `shift`, `spread`,
+            `excess`: how far the ECDF of the ranks leaves its simultaneous 99.5 % band (0 inside). `shift`, `spread`,
             `dependence`: standard normal if all is well; positive shift: the truth lies higher; positive spread: too narrow.
             `p`: of the three, Bonferroni. `ok`. For parameters also the mean `contraction` of the posterior against the prior,
             and the correlation of posterior mean and truth (`recovery`).
@@ -129,19 +129,19 @@ class Calibration:
         Returns
         -------
         pandas.DataFrame
-            Indexed by the range of x over last context x (the first row is all points): `points`, coverage per level, and the
+            Indexed by the range of x over last context x (the first row is all points; "before" are those before the first
+            context x, "within 1" those inside the context): `points`, coverage per level, and the
             median `width` of the 90 % interval over the forecast's median (sharpness).
         """
         import pandas as pd
 
         group = self.data["predictive"]
         pit, distance, width = (group[name].to_numpy().ravel() for name in ("pit", "distance", "width"))
-        rows = {"all": np.ones(pit.size, dtype=bool)}
+        before = (group["distance"] < group["first"]).to_numpy().ravel()
+        rows = {"all": np.ones(pit.size, dtype=bool), "before": before}
         for low, high in itertools.pairwise(HORIZON_BINS):
             name = f"within {high:g}" if low == 0 else f"{low:g} to {high:g}" if np.isfinite(high) else f"beyond {low:g}"
-            inside = (distance > low) & (distance <= high)
-            if inside.any():
-                rows[name] = inside
+            rows[name] = (distance > low) & (distance <= high) & ~before
         table = {
             name: {
                 "points": int(inside.sum()),
@@ -149,6 +149,7 @@ class Calibration:
                 "width": float(np.median(width[inside])),
             }
             for name, inside in rows.items()
+            if inside.any()
         }
         return pd.DataFrame(table).T.astype({"points": int}).rename_axis("x / last context x")
 
@@ -249,7 +250,7 @@ def calibrate(
     workers = as_integer(workers, "workers", 1, 1024)
     seed = as_integer(seed, "seed", 0, 2**32 - 2)
     if design is None:
-        design = importlib.import_module("hybrid.amortized.settings").design_for(prior.name)
+        design = importlib.import_module("hybrid.amortized.settings").design_for(prior)
         if engine == "nuts":
             design = dataclasses.replace(design, context=NUTS_SIZES)
     run = importlib.import_module("hybrid.diagnostics.sbc").run_sbc

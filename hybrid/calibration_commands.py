@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.models.files import check_folder
+from hybrid.models.files import check_writable
 
 
 def _checked(path: Path | None, suffix: str) -> None:
@@ -15,7 +15,7 @@ def _checked(path: Path | None, suffix: str) -> None:
         return
     if path.suffix.lower() != suffix:
         raise InvalidArgumentError(f"{path}: the name must end in {suffix}")
-    check_folder(path)
+    check_writable(path)
 
 
 @click.command("calibrate")
@@ -87,6 +87,7 @@ def report_command(source: Path, out: Path | None) -> None:
             subject = load_calibration(source)
         except FileFormatError:
             raise error from None
-    write_report(subject, page, f"hybrid report {source.name}")
+    place = "" if out is None else f" --out {shlex.quote(str(out))}"
+    write_report(subject, page, f"hybrid report {shlex.quote(str(source))}{place}")
     click.echo(subject.verdict)
     click.echo(f"wrote {page}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.diagnostics.uniformity import ecdf_band, thinned
+from hybrid.diagnostics.uniformity import band_level, ecdf_band, thinned
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.plotting import COLOURS, INK, MORE_COLOURS, STYLES, WARNING
 
@@ -38,8 +38,9 @@ def _grid(count: int, columns: int = COLUMNS) -> tuple[Any, list[Any]]:
 
 
 def plot_ranks(calibration: Calibration) -> Figure:
-    """ECDF of the ranks of every quantity less that of the uniform, with its simultaneous 99 % band.
+    """ECDF of the ranks of every quantity less that of the uniform, with its simultaneous band.
 
+    The band is the one that `Calibration.checks` holds the ranks against: 99.5 %, as half of the error is for the scores.
     A curve inside the band, around 0, is what a right posterior gives. An arch above 0 means that the truth tends to be lower
     than the posterior, one below 0 higher; an S that falls in the middle that the posterior is too narrow, one that rises
     that it is too wide.
@@ -47,7 +48,7 @@ def plot_ranks(calibration: Calibration) -> Figure:
     values, checks = calibration.ranks, calibration.checks
     figure, axes = _grid(len(values))
     for i, (ax, (name, ranks)) in enumerate(zip(axes, values.items(), strict=True)):
-        points, difference, low, high = ecdf_band(ranks)
+        points, difference, low, high = ecdf_band(ranks, band_level(checks[name].level))
         ok = checks[name].ok
         ax.fill_between(points, low, high, color="#BBBBBB", alpha=0.5, linewidth=0, step="mid")
         ax.axhline(0.0, color=INK, linewidth=0.6)

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybrid.amortized.importance import FEWEST as FEWEST_WEIGHTS
+from hybrid.curve import MIN_POINTS
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.coordinates import get_coordinates
 from hybrid.models.distributions import unconstrained
 from hybrid.models.engine import Problem
 from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.left_out import given_the_others
 from hybrid.models.prior import Prior
-from hybrid.models.residuals import FOLLOW_ONE_ANOTHER
+from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, OUTSIDE
 from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS, MIN_FOLLOW
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ Array = Any
 MAX_MCSE = 0.05  # of the mean, in posterior sds: that of 400 independent draws
 MIN_BFMI = 0.3
 FEWEST_DRAWS = 100  # that k-hat is told by
-FEWEST = 4  # points of a curve whose points can be left out
 PRIOR_CURVES = 1000
 
 
@@ -50,7 +51,8 @@ def health(fit: Fit) -> pd.DataFrame:
         all is well. NUTS: rank-normalised R-hat, bulk and tail ESS (Vehtari et al. 2021), MCSE of the mean over the posterior
         sd, share of divergent transitions, BFMI (Betancourt 2016), and the posterior predictive
         probability of residuals that follow one another as much (Gelman, Meng and Stern 1996). PFN: k-hat of the
-        parameter draws (Vehtari et al. 2024), and whether the curve lies inside what the network was trained on.
+        parameter draws (Vehtari et al. 2024), whether the curve lies inside what the network was trained on, and whether its
+        residuals scatter as those of the prior's own curves do.
 
     Raises
     ------
@@ -71,16 +73,12 @@ Row = tuple[str, float, str, bool, str, str]
 
 
 def _amortized_health(fit: Fit) -> list[Row]:
-    inside = fit.status == "ok"
+    outside = [reason for reason in fit.reasons if reason.startswith(OUTSIDE)]
+    scattered, inside = FOLLOW_ONE_ANOTHER not in fit.reasons, not outside
+    trained = "Li et al. 2026, step 1; ranges of the training curves"
     rows: list[Row] = [
-        (
-            "curve like those trained on",
-            float(inside),
-            "= 1",
-            inside,
-            "Li et al. 2026, step 1; ranges of the training curves",
-            "; ".join(fit.reasons),
-        )
+        ("curve like those trained on", float(inside), "= 1", inside, trained, " ".join(outside)),
+        ("residuals scatter", float(scattered), "= 1", scattered, "their range on the training curves", FOLLOW_ONE_ANOTHER),
     ]
     if math.isnan(fit.pareto_k):
         return rows
@@ -127,8 +125,9 @@ def _chain_health(fit: Fit) -> list[Row]:
 def loo(fit: Fit) -> pd.DataFrame:
     """Each context point forecast from the others.
 
-    Where forecasts follow from draws by Pareto-smoothed importance sampling of these (Vehtari, Gelman and Gabry 2017); where
-    the network makes them, by asking it without the point. Coordinates then follow from the points that are left.
+    Where forecasts follow from draws by Pareto-smoothed importance sampling of these (Vehtari, Gelman and Gabry 2017), a drift
+    integrated out (Bürkner, Gabry and Vehtari 2020); where the network makes them, by asking it without the point. Coordinates
+    then follow from the points that are left.
 
     Parameters
     ----------
@@ -142,9 +141,9 @@ def loo(fit: Fit) -> pd.DataFrame:
         One row per point, indexed by x: `y`; `elpd`, its log density given the others, nats in the units of y; `pit`,
         P(Y <= y);
         `k_hat`, the Pareto shape of the weights, NaN where nothing was weighted; weights with .7 or more cannot be trusted,
-        and the elpd of a point that far from the others may be off by a nat before that. By the network the first point is NaN,
-        as nothing it was trained on lies before the first x. Compare models by the sum of `elpd` over the same points, by one
-        engine and one kind of forecast: the two ways differ by more than models do on short curves.
+        and the elpd of a point that far from the others may be off by a nat before that. By a network
+        that was not trained on targets before the first x the first point is NaN. Compare models by the sum of `elpd` over the
+        same points, by one engine and one kind of forecast: the two ways differ by more than models do on short curves.
 
     Raises
     ------
@@ -156,9 +155,11 @@ def loo(fit: Fit) -> pd.DataFrame:
     curve = fit.curve
     if fit.engine == "least_squares":
         raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
-    distinct = np.unique(curve.x).size
-    if distinct < FEWEST:
-        raise InvalidArgumentError(f"leaving one out needs at least {FEWEST} points with different x, got {distinct}")
+    _, count = np.unique(curve.x, return_counts=True)
+    if count.size - (count.min() == 1) < MIN_POINTS:
+        raise InvalidArgumentError(
+            f"leaving one out needs at least {MIN_POINTS} different x without any one point, and the curve has {count.size} x"
+        )
     found = _smoothed_loo(fit) if fit.by_draws else _exact_loo(fit)
     return pd.DataFrame({"y": curve.y, **found}, index=pd.Index(curve.x, name=curve.x_label))
 
@@ -173,20 +174,27 @@ def _enough_draws(fit: Fit) -> None:
 
 
 def _smoothed_loo(fit: Fit) -> dict[str, Array]:
-    """elpd, PIT and k-hat from the draws; log weights are minus the point's own log likelihood."""
+    """elpd, PIT and k-hat from the draws; log weights are minus the point's own log likelihood, drift integrated out."""
     _enough_draws(fit)
     array_stats = importlib.import_module("arviz_stats.base").array_stats
     assert isinstance(fit.prior, Prior)
     arviz_stats = importlib.import_module("arviz_stats")
+    frame, data = fit.frame, fit.data
+    x, y = frame.x_to(fit.curve.x), fit.curve.y / frame.y_scale
+    theta = {name: np.asarray(v, dtype=float).reshape(-1) for name, v in fit.result.draws.items()}
+    likelihood = data["log_likelihood"]["y"].to_numpy()
+    if fit.prior.integrable:
+        density, below = (part.T for part in given_the_others(fit.prior, theta, x, y, frame))
+        likelihood = (density.T - np.log(frame.y_scale)).reshape(likelihood.shape)
+        group = data["log_likelihood"].to_dataset()
+        data = data.copy()
+        data["log_likelihood"] = type(data)(group.assign(y=(group["y"].dims, likelihood)))
+    else:
+        below = fit.prior.noise.cdf(y[:, None], np.asarray(fit.prior.mean(theta, x, frame)).T, theta)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # k-hat is in the table
-        pointwise = arviz_stats.loo(fit.data, pointwise=True)
-    likelihood = fit.data["log_likelihood"]["y"].to_numpy()
-    likelihood = likelihood.reshape(-1, likelihood.shape[-1])
-    frame = fit.frame
-    theta = {name: np.asarray(v, dtype=float).reshape(-1) for name, v in fit.result.draws.items()}
-    level = np.asarray(fit.prior.mean(theta, frame.x_to(fit.curve.x), frame))
-    below = fit.prior.noise.cdf((fit.curve.y / frame.y_scale)[:, None], level.T, theta)
+        pointwise = arviz_stats.loo(data, pointwise=True)
+    likelihood = likelihood.reshape(-1, fit.curve.x.size)
     pit = np.empty(fit.curve.x.size)
     for i in range(pit.size):
         log_weight = np.asarray(array_stats.psislw(likelihood[:, i])[0])  # it wants minus the log ratio
@@ -206,7 +214,7 @@ def _exact_loo(fit: Fit) -> dict[str, Array]:
     elpd = np.full(x.size, np.nan)
     pit = np.full(x.size, np.nan)
     for i, other in enumerate(found):
-        if x[i] >= np.delete(x, i).min():  # no network was trained on what lies before the first point
+        if x[i] >= np.delete(x, i).min() * fit.info.get("earliest", 1.0):  # the network was trained on no earlier targets
             elpd[i] = other.log_density(x[i : i + 1], y[i : i + 1])[0]
             pit[i] = other.cdf(x[i : i + 1], y[i : i + 1])[0]
     return {"elpd": elpd, "pit": pit, "k_hat": np.full(x.size, np.nan)}
@@ -289,8 +297,8 @@ def plot_checks(fit: Fit) -> Any:
 
     pit = loo(fit)["pit"].to_numpy()
     curve = fit.curve
-    figure, axes = plt.subplots(1, 3, figsize=(11.0, 3.3), layout="constrained")
     draws = prior_predictive(fit)
+    figure, axes = plt.subplots(1, 3, figsize=(11.0, 3.3), layout="constrained")
     replicated = fit.data["posterior_predictive"]["y"].to_numpy()
     ratio = np.log(replicated.reshape(-1, curve.x.size)) - np.log(np.median(replicated.reshape(-1, curve.x.size), axis=0))
     observed = np.log(curve.y) - np.log(np.median(replicated.reshape(-1, curve.x.size), axis=0))

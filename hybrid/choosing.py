@@ -77,7 +77,6 @@ def next_points(
     k = as_integer(k, "k", 1, x.size)
     if horizon is None:
         horizon = float(max(x.max(), np.max(curve.x)))
-        horizon = horizon if horizon > np.max(curve.x) else None
     fitted = fit(curve, prior, engine, horizon, y_scale, seed, progress, **options)
     sd = fitted.predict(x)["sd"].to_numpy()
     if not np.all(np.isfinite(sd)):

@@ -16,7 +16,7 @@ import click
 from hybrid.benchmark_command import benchmark_command
 from hybrid.calibration_commands import calibrate_command, report_command
 from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError
-from hybrid.models.files import check_folder, replacing
+from hybrid.models.files import check_writable, replacing
 from hybrid.output import format_table
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except HybridError as error:
             raise _Failure(" ".join(str(error).split())) from None
+        except BrokenPipeError:  # as of `hybrid priors | head`: click ends quietly
+            raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise _Failure(f"{where}{error.strerror or error}") from None
@@ -58,9 +60,7 @@ def _check_output(path: Path | None, formats: Sequence[str]) -> None:
         return
     if path.suffix.lower() not in formats:
         raise InvalidArgumentError(f"{path}: the name must end in {' or '.join(formats)}")
-    if path.is_dir():
-        raise InvalidArgumentError(f"{path} is a directory: give the name of a file")
-    check_folder(path)
+    check_writable(path)
 
 
 def _save_fit(fit: Fit, path: Path) -> None:
@@ -112,6 +112,8 @@ class _Request:
     def read(self) -> Curve:
         """The curve: that of a CSV file, or of `example:NAME`."""
         if self.source.startswith(EXAMPLE):
+            if (self.x_column, self.y_column, self.curve_name) != ("x", "y", None):
+                raise InvalidArgumentError("--x, --y and --curve are for files: an example has one curve")
             from hybrid.published import load_example
 
             return load_example(self.source.removeprefix(EXAMPLE), holdout=self.holdout)
@@ -374,7 +376,7 @@ def train_command(
     changes = dict(map(_setting, settings))
     check_names(changes)  # before they could be taken for other arguments
     chosen = read_prior(prior)
-    design = design_for(chosen.name) if design_file is None else Design.from_dict(_read_json(design_file))
+    design = design_for(chosen) if design_file is None else Design.from_dict(_read_json(design_file))
     if interpolated is not None:
         design = dataclasses.replace(design, interpolated=interpolated)
     card = train_prior(chosen, preset, out, design, device, devices, origin=origin, **changes)
@@ -438,11 +440,11 @@ def demo_command(out: Path, seed: int) -> None:
     from hybrid.plotting import plot_compare
     from hybrid.published import load_example
 
+    out.mkdir(parents=True, exist_ok=True)
     curve = load_example(DEMO_EXAMPLE, holdout=DEMO_HOLDOUT)
     horizon = _horizon(curve, (), None)
     click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {seed}")
     fits = _compare(curve, get_prior("m4"), horizon, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
     click.echo()
     _save_fit(fits[0], out / "demo.nc")
     _save_plot(fits[0].plot, out / "demo.png")

@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ NANO_WIDTHS = (6, 12, 24, 48, 96, 192, 384)
 NANO_CONTEXT = 6
 COLPRET_FILE = "colpret.npz"
 DD_FILE = "dd_data.pkl"
+NUMERIC = "iuf"  # kinds of NumPy's numbers
 OBSERVED = 0.5  # share of a DD or ColPret curve that is its context
 
 
@@ -167,12 +169,14 @@ def _load(path: Path) -> Any:
     try:
         loaded = np.load(io.BytesIO(_read(path)), allow_pickle=False)
         return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in sorted(loaded)}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise FileFormatError(f"{path} is not a file of NumPy arrays ({error}): get it from its source again") from None
 
 
 def _halved(domain: str, name: str, labels: tuple[str, str], x: np.ndarray, y: np.ndarray) -> Points:
     """A curve whose first half is its context: at least 3 points, and one target."""
+    order = np.argsort(x, kind="stable")
+    x, y = x[order], y[order]
     cut = max(3, min(int(OBSERVED * len(x) + 0.5), len(x) - 1))
     return Points(domain, name, *labels, x[:cut], y[:cut], x[cut:], y[cut:])
 
@@ -217,7 +221,8 @@ def _nano(folder: Path, domain: str) -> Iterator[Points]:
     x = np.array(NANO_WIDTHS, dtype=float)
     for kind, file in NANO_FILES.items():
         losses = _load(folder / file)
-        if not isinstance(losses, np.ndarray) or losses.ndim != 2 or losses.shape[1] != x.size:
+        is_table = isinstance(losses, np.ndarray) and losses.ndim == 2 and losses.shape[1] == x.size
+        if not is_table or losses.dtype.kind not in NUMERIC:
             raise FileFormatError(f"{folder / file} must hold one row of {x.size} losses per curve")
         for i, y in enumerate(losses.astype(float)):
             parts = (x[:NANO_CONTEXT], y[:NANO_CONTEXT], x[NANO_CONTEXT:], y[NANO_CONTEXT:])
@@ -228,7 +233,7 @@ def _colpret(folder: Path, domain: str) -> Iterator[Points]:
     path = folder / COLPRET_FILE
     curves = _load(path)
     for name, values in curves.items() if isinstance(curves, dict) else ():
-        if values.ndim != 2 or len(values) < 2:
+        if values.ndim != 2 or len(values) < 2 or values.dtype.kind not in NUMERIC:
             raise FileFormatError(f"{path}: {name} must hold a row of tokens and a row of losses")
         yield _halved(domain, name, ("tokens seen", "loss"), *values[:2].astype(float))
 

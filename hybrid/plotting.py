@@ -11,6 +11,7 @@ from matplotlib import ticker
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.mathtext import MathTextParser
 
+from hybrid.models.checks import as_floats, as_positive
 from hybrid.models.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ WARNING = "#D55E00"
 INK = "#222222"
 MUTED = "#6B6B6B"
 _GRID_POINTS = 128
+_FARTHEST = 1e100  # y beyond which an axis does not follow
 _LOG_X_DECADES = 1.3
 _LOG_Y_RATIO = 3.0
 _WIDTH_INCHES = 5.0  # where axes belong to no figure
@@ -44,20 +46,21 @@ class _Band(NamedTuple):
     upper: Array
 
 
-def _levels(levels: Sequence[float]) -> tuple[float, ...]:
-    found = tuple(sorted(float(level) for level in levels))
-    if not found or not all(0.0 < level < 1.0 for level in found):
-        raise InvalidArgumentError(f"levels must be probabilities strictly between 0 and 1, got {tuple(levels)}")
-    return found
+def _levels(levels: Any) -> tuple[float, ...]:
+    found = np.sort(as_floats(levels, "levels", InvalidArgumentError, scalar=True))
+    if not found.size or not np.all((found > 0.0) & (found < 1.0)):
+        raise InvalidArgumentError(f"levels must be probabilities strictly between 0 and 1, got {levels!r}")
+    return tuple(found.tolist())
 
 
 def _end(fit: Fit, x_max: float | None) -> float:
     """The right end of the forecast: x_max, or else the horizon, in the curve's units."""
     if x_max is None:
         return float(fit.horizon)
-    if not (math.isfinite(x_max) and x_max > float(np.min(fit.curve.x))):
+    end = as_positive(x_max, "x_max")
+    if not end > float(np.min(fit.curve.x)):
         raise InvalidArgumentError(f"x_max must be finite and beyond the first context x, got {x_max}")
-    return float(x_max)
+    return end
 
 
 def _forecast(fit: Fit, end: float, levels: tuple[float, ...]) -> _Band:
@@ -130,8 +133,9 @@ def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -
     held_x, held_y = _held_out(fit, x_max)
     x = np.concatenate([curve.x, held_x, *(b.x for b in bands)])
     inner = np.concatenate([curve.y, held_y, *(b.median for b in bands)])
+    inner = inner[np.abs(inner) < _FARTHEST]  # a point estimate far out may be infinite
     outer = np.concatenate([inner, *(b.lower[-1] for b in bands), *(b.upper[-1] for b in bands)])
-    outer = outer[np.isfinite(outer)]
+    outer = outer[np.abs(outer) < _FARTHEST]
     low, high = float(np.min(x)), float(np.max(x))
     if _is_log_x(low, high):
         log_axis(ax.xaxis, low, high)

@@ -93,7 +93,10 @@ def _curve(path: str | os.PathLike[str], rows: list[Row], x: str, y: str, name: 
     for line, row in rows:
         split = row.get("split", "context").strip()
         if split not in SPLITS:
-            raise InvalidCurveError(f"{path}, line {line}: split = {split!r} must be 'context' or 'target'")
+            raise InvalidCurveError(
+                f"{path}, line {line}: split = {split!r} must be 'context' or 'target'; rename the column if "
+                "it means something else"
+            )
         for values, column in zip(points[split], (x, y), strict=True):
             values.append(_number(path, line, column, row[column]))
     x_label, y_label = _one_label(rows, "x_label", x), _one_label(rows, "y_label", y)
@@ -154,7 +157,7 @@ def read_csv(path: str | os.PathLike[str], x: str = "x", y: str = "y", curve: st
     if curve is None:
         chosen = list(groups)
     else:
-        chosen = [key for key in groups if key == curve] or [k for k, g in groups.items() if g[0][1]["curve"] == curve]
+        chosen = [key for key in groups if key == curve] or [k for k, g in groups.items() if g[0][1]["curve"].strip() == curve]
     if len(chosen) != 1:
         problem = "has several curves: choose one with curve=..." if len(chosen) > 1 else f"has no curve {curve!r}"
         raise InvalidCurveError(f"{path} {problem}; there are {_some(chosen or list(groups))}")

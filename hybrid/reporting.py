@@ -1,5 +1,6 @@
 """Reports: an executed notebook about a calibration or a fit, as one HTML page that needs nothing else."""
 
+import atexit
 import importlib
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 from hybrid.calibrating import Calibration
 from hybrid.models.errors import InvalidArgumentError, ReportError
-from hybrid.models.files import check_folder, replacing
+from hybrid.models.files import check_writable, replacing
 from hybrid.result import Fit
 
 COLOURED = re.compile(r"\x1b\[[0-9;]*m")  # what terminals colour text by
@@ -23,6 +24,7 @@ _SETUP = """import warnings
 from IPython.display import Markdown, display
 import matplotlib.pyplot as plt
 import hybrid
+from hybrid.output import as_html, as_markdown
 warnings.filterwarnings("ignore")
 plt.rcParams.update({{"figure.dpi": 110, "font.size": 9}})
 
@@ -30,7 +32,7 @@ def shown(make):  # what a check gives, or why it is not for this fit
     try:
         found = make()
     except hybrid.HybridError as error:
-        return display(Markdown(f"Not for this fit: {{error}}."))
+        return display(Markdown(as_markdown(f"Not for this fit: {{error}}.")))
     display(found)
     plt.close("all")"""
 
@@ -47,14 +49,14 @@ CALIBRATION_CELLS: tuple[Cell, ...] = (
         "attrs = calibration.data.attrs\n"
         "mark = 'No miscalibration found.' if calibration.ok else 'Miscalibrated.'\n"
         'display(Markdown(f\'# Calibration of `{{attrs["engine"]}}` on the prior `{{attrs["prior"]}}`\\n\\n\'\n'
-        "                 f'> **{{mark}}** {{calibration.verdict}}'))",
+        "                 f'> **{{mark}}** {{as_markdown(calibration.verdict)}}'))",
     ),
     (
         "markdown",
         "Curves are drawn from the prior, each is fitted, and the true value of every quantity is ranked among its posterior "
         "draws. If the posteriors are right, ranks are uniform (Talts et al. 2018), also those of quantities that depend on "
         "the data (Modrák et al. 2023), and do not depend on anything that the posterior knew.\n\n"
-        "## Ranks\n\nECDF of the ranks less that of the uniform; the grey band holds 99 % of all such lines as a whole "
+        "## Ranks\n\nECDF of the ranks less that of the uniform; the grey band holds 99.5 % of all such lines as a whole "
         "(Säilynoja et al. 2022). A quantity also fails where the normal scores of its ranks have a mean or a variance that "
         "is off, or where they correlate with a feature of the data.",
     ),
@@ -86,8 +88,8 @@ FIT_CELLS: tuple[Cell, ...] = (
     (
         "code",
         "name = fit.curve.name or 'one curve'\n"
-        "display(Markdown(f'# {{name}}: forecast by `{{fit.engine}}` under the prior `{{fit.prior.name}}`\\n\\n'\n"
-        '                 f\'> **{{fit.status.replace("_", " ")}}** {{fit.verdict}}\'))',
+        "display(Markdown(f'# {{as_markdown(name)}}: forecast by `{{fit.engine}}` under the prior `{{fit.prior.name}}`\\n\\n'\n"
+        '                 f\'> **{{fit.status.replace("_", " ")}}** {{as_markdown(fit.verdict)}}\'))',
     ),
     (
         "code",
@@ -97,14 +99,21 @@ FIT_CELLS: tuple[Cell, ...] = (
     (
         "code",
         "import numpy as np\n"
-        "import pandas as pd\n"
-        "targets = fit.curve.x_target if fit.curve.x_target is not None and len(fit.curve.x_target) else [fit.horizon]\n"
-        "forecast = fit.predict(targets)\n"
-        "table = forecast['quantiles'].transpose('x', 'quantile').to_pandas()\n"
-        "table.columns = [f'{{100 * q:g}} %' for q in table.columns]\n"
-        "if fit.curve.y_target is not None and len(fit.curve.y_target):\n"
-        "    table['held out'] = fit.curve.y_target\n"
-        "table.rename_axis(fit.curve.x_label).style.format(precision=4).format_index('{{:.6g}}')",
+        "held = fit.curve.x_target is not None and len(fit.curve.x_target) > 0\n"
+        "targets = fit.curve.x_target if held else np.array([fit.horizon])\n"
+        "known = np.ones(len(targets), dtype=bool)\n"
+        "if fit.prior.coordinates == 'unit':  # which end at the first context x and at the horizon\n"
+        "    known = (targets >= fit.curve.x[0]) & (targets <= fit.horizon)\n"
+        "    if not known.all():\n"
+        "        display(Markdown(f'{{(~known).sum()}} held-out points are left out: the prior is not defined before '\n"
+        "                         'the first context x or beyond the horizon.'))\n"
+        "if known.any():\n"
+        "    forecast = fit.predict(targets[known])\n"
+        "    table = forecast['quantiles'].transpose('x', 'quantile').to_pandas()\n"
+        "    table.columns = [f'{{100 * q:g}} %' for q in table.columns]\n"
+        "    if held:\n"
+        "        table['held out'] = fit.curve.y_target[known]\n"
+        "    display(table.rename_axis(as_html(fit.curve.x_label)).style.format('{{:.5g}}').format_index('{{:.6g}}'))",
     ),
     ("markdown", "## Posterior"),
     (
@@ -123,7 +132,11 @@ FIT_CELLS: tuple[Cell, ...] = (
         "shown(lambda: hybrid.plot_checks(fit))",
     ),
     ("markdown", "## Leave-one-out\n\nlog density of each point given the others, PIT, and k-hat."),
-    ("code", "shown(lambda: hybrid.loo(fit).style.format(precision=3).format_index('{{:.6g}}'))"),
+    (
+        "code",
+        "shown(lambda: hybrid.loo(fit).rename_axis(as_html(fit.curve.x_label)).style.format(precision=3)\n"
+        "      .format('{{:.5g}}', subset=['y']).format_index('{{:.6g}}'))",
+    ),
     ("markdown", "## Sensitivity to prior and likelihood\n\nBy power-scaling (Kallioinen et al. 2024)."),
     ("code", "shown(lambda: hybrid.sensitivity(fit))"),
     ("markdown", "## How this was made\n\n```bash\n{command}\n```"),
@@ -149,6 +162,16 @@ def _page(cells: Sequence[Cell], values: dict[str, Any], title: str, folder: Pat
     except client.exceptions.CellExecutionError as error:
         last = COLOURED.sub("", str(error)).strip().splitlines()[-1]
         raise ReportError(f"the report stopped at a cell: {last}") from None
+    except client.exceptions.CellTimeoutError:
+        raise ReportError(
+            f"a cell of the report took longer than {TIMEOUT} seconds: report on a fit with fewer draws"
+        ) from None
+    except (client.exceptions.DeadKernelError, RuntimeError, AssertionError, KeyError) as error:
+        atexit.unregister(runner._cleanup_kernel)  # it would complain that there is none
+        raise ReportError(
+            f"the kernel that makes the report did not run ({str(error) or type(error).__name__}): install ipykernel into this "
+            "environment, and look for a kernel called python3 elsewhere with `jupyter kernelspec list`"
+        ) from None
     # Without these two the page would fetch scripts from the network.
     exporter = exporters.HTMLExporter(mathjax_url="", require_js_url="", exclude_input=True, exclude_input_prompt=True)
     exporter.exclude_output_prompt = True
@@ -193,7 +216,7 @@ def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], comma
     path = Path(path).absolute()
     if path.suffix.lower() != ".html":
         raise InvalidArgumentError(f"{path}: the name of a report must end in .html")
-    check_folder(path)
+    check_writable(path)
     command = command or " ".join(shlex.quote(word) for word in (Path(sys.argv[0]).name, *sys.argv[1:]))
     cells = CALIBRATION_CELLS if isinstance(subject, Calibration) else FIT_CELLS
     with tempfile.TemporaryDirectory() as folder:

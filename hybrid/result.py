@@ -33,8 +33,8 @@ Array = Any
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SUMMARY_LEVELS = (0.05, 0.5, 0.95)
 BEFORE = (
-    "{} = {:g} lies before the first context x {:g}: the network was trained on targets inside and beyond the context, and its "
-    "intervals there are too narrow; use engine='nuts' or forecast='draws'"
+    "{} = {:g} lies before {:g}, the earliest x that the network was trained for: its intervals there may be too narrow; use "
+    "engine='nuts' or forecast='draws', where the prior allows it"
 )
 EDGE = 1e-9  # relative rounding that a position at the edge of the coordinates may carry
 
@@ -370,8 +370,10 @@ class Fit:
                     f"{name} = {x.min():g} lies before the first context x {first:g}, where prior {self.prior.name!r} is not "
                     "defined: ask for later x, or add earlier points"
                 )
-        elif self.engine == "pfn" and not self.by_draws and np.any(x < float(self.curve.x[0]) * (1 - EDGE)):
-            warnings.warn(BEFORE.format(name, x.min(), self.curve.x[0]), stacklevel=3)
+        elif self.engine == "pfn" and not self.by_draws:
+            earliest = self.curve.x[0] * self.info.get("earliest", 1.0)
+            if np.any(x < earliest * (1 - EDGE)):
+                warnings.warn(BEFORE.format(name, x.min(), earliest), stacklevel=3)
         return x
 
     def _x(self, x: np.ndarray) -> xr.DataArray:

@@ -14,14 +14,16 @@ def cannot_write(path: Path, error: OSError) -> InvalidArgumentError:
     return InvalidArgumentError(f"cannot write {path}: {error.strerror or error}")
 
 
-def check_folder(path: Path) -> None:
-    """Refuse a path in whose folder no file can be written: before the work, not after it.
+def check_writable(path: Path) -> None:
+    """Refuse a path where no file can be written: before the work, not after it.
 
     Raises
     ------
     InvalidArgumentError
         If it cannot.
     """
+    if path.is_dir():
+        raise InvalidArgumentError(f"{path} is a directory: give the name of a file")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")

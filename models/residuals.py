@@ -16,6 +16,7 @@ CHECKED = 200  # posterior draws that are looked at
 REPLICATES = 20_000
 SIMULATED = 500  # residuals, up to which replicates are drawn
 FARTHEST_SCORE = 8.0  # sds; one outlier more cannot hide what the others do
+OUTSIDE = "Outside what the network was trained on"  # begins the reason that says so
 FOLLOW_ONE_ANOTHER = (
     "The residuals follow one another instead of scattering, more than on the prior's own curves: it does not hold "
     "this curve, and its intervals may be too narrow. Compare another prior, such as 'nsl', or 'm4_drift' by "

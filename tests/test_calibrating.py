@@ -62,12 +62,12 @@ def resampled(error: str) -> Any:
     return draw
 
 
-def calibrated(monkeypatch: pytest.MonkeyPatch, error: str = "", seed: int = 0) -> hybrid.Calibration:
+def calibrated(monkeypatch: pytest.MonkeyPatch, error: str = "", seed: int = 0, design: Design = DESIGN) -> hybrid.Calibration:
     import torch
 
     torch.manual_seed(5)
     monkeypatch.setattr(sbc, "exact_draws", resampled(error))
-    return hybrid.calibrate(VAGUE, "nuts", 256, DESIGN, seed, progress=False)
+    return hybrid.calibrate(VAGUE, "nuts", 256, design, seed, progress=False)
 
 
 def test_the_right_posterior_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -83,6 +83,7 @@ def test_the_right_posterior_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert coverage.loc["all", "points"] == 256 * 8
     assert abs(coverage.loc["all", "90 %"] - 0.9) < 0.03
     assert coverage["points"].iloc[1:].sum() == 256 * 8
+    assert "before" not in coverage.index
     for figure in (found.plot(), found.plot_coverage(), found.plot_recovery()):
         figure.savefig(tmp_path / "figure.png")
     path = tmp_path / "found.nc"
@@ -90,6 +91,13 @@ def test_the_right_posterior_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     again = hybrid.load_calibration(path)
     assert again.verdict == found.verdict
     assert again.data.identical(found.data)
+
+
+def test_points_before_the_context_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    coverage = calibrated(monkeypatch, design=dataclasses.replace(DESIGN, before=0.3)).coverage()
+    assert coverage["points"].iloc[1:].sum() == 256 * 8
+    assert coverage.loc["before", "points"] / (256 * 8) == pytest.approx(0.3, abs=0.03)
+    assert abs(coverage.loc["before", "90 %"] - 0.9) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import hybrid
+from hybrid import checking
 from hybrid.amortized import release
 from hybrid.checking import prior_predictive
 from hybrid.models.thresholds import MAX_RHAT
@@ -83,6 +84,12 @@ def test_health_of_amortized_draws_is_k_hat_and_the_training_range(fits: dict[st
     table = hybrid.health(fit)
     assert table.loc["k-hat of the parameter draws", "value"] == pytest.approx(fit.pareto_k)
     assert bool(table.loc["curve like those trained on", "ok"]) == (fit.status == "ok")
+    x = np.geomspace(1.0, 1000.0, 60)
+    waves = hybrid.fit(hybrid.Curve(x, (0.5 + x**-0.5) * np.exp(0.005 * np.sin(4.0 * np.log(x)))), "m4", "pfn")
+    table = hybrid.health(waves)
+    assert table.loc["curve like those trained on", "ok"]  # but for its residuals
+    assert not table.loc["residuals scatter", "ok"]
+    assert "'m4_drift'" in table.loc["residuals scatter", "remedy"]
     with pytest.raises(hybrid.InvalidArgumentError, match="point estimate"):
         hybrid.health(hybrid.fit(fit.curve, "m1", "least_squares", progress=False))
 
@@ -129,8 +136,20 @@ def test_few_draws_have_no_k_hat(fits: dict[str, hybrid.Fit]) -> None:
 def test_leave_one_out_needs_points(fits: dict[str, hybrid.Fit]) -> None:
     del fits
     few = hybrid.Curve([1.0, 2.0, 4.0], [1.0, 0.8, 0.7])
-    with pytest.raises(hybrid.InvalidArgumentError, match="at least 4 points"):
+    with pytest.raises(hybrid.InvalidArgumentError, match="at least 3 different x without any one point, and the curve has 3"):
         hybrid.loo(hybrid.fit(few, "m4", "pfn"))
+    twice = hybrid.Curve(np.repeat([1.0, 2.0, 4.0], 2), [1.0, 1.01, 0.8, 0.81, 0.7, 0.69])
+    assert np.all(np.isfinite(hybrid.loo(hybrid.fit(twice, "m4", "pfn"))["elpd"]))
+
+
+def test_a_figure_that_cannot_be_made_is_not_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    plt = importlib.import_module("matplotlib.pyplot")
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
+    monkeypatch.setattr(checking, "prior_predictive", lambda _: 1 / 0)
+    before = plt.get_fignums()
+    with pytest.raises(ZeroDivisionError):
+        hybrid.plot_checks(fit)
+    assert plt.get_fignums() == before
 
 
 @pytest.mark.parametrize("engine", ENGINES)

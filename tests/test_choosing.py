@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import hybrid
+from hybrid import choosing
 from hybrid.choosing import _greedy
 
 X = np.geomspace(1e6, 1e8, 6)
@@ -23,14 +24,21 @@ def test_takes_the_candidate_of_greatest_variance(prior: str) -> None:
 
 
 def test_several_are_distinct_candidates_and_begin_with_the_first() -> None:
-    with pytest.warns(UserWarning, match="before the first context x"):  # one candidate does
-        found = hybrid.next_points(CURVE, CANDIDATES, 4, prior="m4")
-    with pytest.warns(UserWarning, match="before the first context x"):
-        alone = hybrid.next_points(CURVE, CANDIDATES, prior="m4")
+    found = hybrid.next_points(CURVE, CANDIDATES, 4, prior="m4")
+    alone = hybrid.next_points(CURVE, CANDIDATES, prior="m4")
     assert found.shape == (4,)
     assert np.unique(found).size == 4
     assert np.all(np.isin(found, CANDIDATES))
     assert found[0] == alone[0]
+
+
+def test_the_horizon_is_the_largest_candidate_or_the_last_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(choosing, "fit", lambda curve, prior, engine, horizon, *rest: taken.append(horizon) or 1 / 0)
+    for candidates in ([3e6, 3e7], [3e7, 1e9]):
+        with pytest.raises(ZeroDivisionError):
+            hybrid.next_points(CURVE, candidates)
+    assert taken == [X[-1], 1e9]
 
 
 def test_does_not_choose_a_neighbour_that_tells_the_same() -> None:

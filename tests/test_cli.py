@@ -83,6 +83,41 @@ def test_fit_an_example_against_its_held_out_points() -> None:
         assert row.endswith(("yes", "no"))
 
 
+def test_a_curve_is_found_by_its_name_without_the_spaces_around_it(tmp_path: Path) -> None:
+    rows = [f"d, {name}, {x}, {2 + 1 / x}" for name in "ab" for x in (1.0, 2.0, 4.0, 8.0)]
+    (tmp_path / "spaced.csv").write_text("\n".join(["domain,curve,x,y", *rows]))
+    for name in ("a", "d/a"):
+        assert call("fit", tmp_path / "spaced.csv", "--curve", name, *QUICK).exit_code == 0
+
+
+@pytest.mark.parametrize("option", ["--x", "--y", "--curve"])
+def test_columns_are_not_for_examples(option: str) -> None:
+    result = call("fit", "example:cerebras_gpt_pile", option, "nope", *QUICK)
+    assert result.exit_code == 2
+    assert "are for files" in result.output
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = "import sys; from hybrid.cli import main; sys.argv = ['hybrid', 'examples']; main()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1
+    assert said == b""
+
+
+def test_demo_checks_its_folder_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setattr("hybrid.cli._compare", lambda *_, **__: 1 / 0)
+    result = call("demo", "--out", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "File exists" in result.output
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_one_curve_of_several(tmp_path: Path) -> None:
     rows = [f"{name},{x},{3 * x**-0.1}" for name in ("a", "b") for x in (1.0, 10.0, 100.0, 1000.0)]
     path = tmp_path / "many.csv"

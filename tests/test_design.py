@@ -121,6 +121,21 @@ def test_contexts_of_the_best_so_far_come_at_the_stated_rate() -> None:
     assert draw(Design(), 20).reported is None
 
 
+def test_targets_before_the_context_come_at_the_stated_rate_and_distance() -> None:
+    design = Design(before=0.3)
+    drawn = draw(design, 4000)
+    first = drawn.x_context[:, :1]
+    before = drawn.x_target < first
+    assert float(before.double().mean()) == pytest.approx(0.3, abs=0.01)
+    assert bool((drawn.x_target >= first * design.earliest).all())
+    assert float((drawn.x_target / first).min()) < 1.5 * design.earliest
+    assert bool((drawn.x_target.diff(dim=1) >= 0).all())
+    distance = (first / drawn.x_target.amin(1, keepdim=True))[before.sum(1) > 12].log()  # nearly the farthest of a curve
+    assert float(distance.mean()) == pytest.approx(0.5 * np.log(1.2 * 300), rel=0.1)
+    assert Design().earliest == 1.0
+    assert not bool((draw(Design(), 500).x_target < draw(Design(), 500).x_context[:, :1]).any())
+
+
 def test_rows_of_a_batch_keep_how_they_are_reported() -> None:
     drawn = draw(Design(best_so_far=0.5, context=(3, 40)), 50)
     rows = drawn.mask.sum(1).argsort()[:20]
@@ -178,6 +193,7 @@ def test_json_round_trip_and_fingerprint() -> None:
         {"decades": (0.0, 3.0)},
         {"repeated": 1.5},
         {"interpolated": -0.1},
+        {"before": 1.1},
         {"spacing": (("log", 0.5),)},
         {"spacing": (("even", 1.0),)},
         {"spacing": (("log", 0.5), ("log", 0.5))},

@@ -61,8 +61,7 @@ def test_leaving_one_out_weighs_the_draws(fit: Fit) -> None:
     apart = np.abs(smoothed["elpd"] - exact["elpd"]).to_numpy()
     inner = reliable & (np.arange(reliable.size) > 0) & (np.arange(reliable.size) < reliable.size - 1)
     assert apart[inner].max() < 0.3
-    assert np.isnan(exact["elpd"].iloc[0])  # nothing that the network was trained on lies before the first x
-    assert np.nanmax(apart[reliable]) < 1.0  # without an end point the anchors of the levels lie elsewhere: it is another prior
+    assert np.max(apart[reliable]) < 1.0  # without an end point the anchors of the levels lie elsewhere: it is another prior
 
 
 def test_draws_that_cannot_be_trusted_are_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:

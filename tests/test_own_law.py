@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 import hybrid
+from hybrid.amortized import cards, release
 from hybrid.cli import main
-from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
+from hybrid.models.identity import identity
 from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior, prior_from_json
 
@@ -169,3 +171,37 @@ def test_fits_are_pickled_with_what_they_predict(engine: str) -> None:
     at = fit.curve.x[-1] * np.array([1.5, 3.0])
     np.testing.assert_allclose(again.predict(at)["median"], fit.predict(at)["median"], rtol=1e-6)
     assert set(again.result.draws) == set(fit.result.draws)
+
+
+def test_what_is_kept_of_a_law_is_not_taken_for_that_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A law that reads what a later cell changes has the same name, attributes and fingerprint."""
+    held = CURVE.hold_out(2)
+    rows = [f"D,c,{x},{y},context" for x, y in zip(held.x, held.y, strict=True)]
+    rows += [f"D,c,{x},{y},target" for x, y in zip(held.x_target, held.y_target, strict=True)]
+    (tmp_path / "curves.csv").write_text("\n".join(["domain,curve,x,y,split", *rows]))
+
+    def error() -> float:
+        method = ("least_squares", prior_of(Global()))
+        found = hybrid.benchmark(tmp_path / "curves.csv", [method], tmp_path / "out", figures=False, progress=False)
+        return float(found.table["rmsle"].iloc[0])
+
+    far = error()
+    assert error() == far
+    before = identity(prior_of(Global()))
+    monkeypatch.setattr(f"{__name__}.EXPONENT", 0.5)
+    assert identity(prior_of(Global())) != before
+    assert error() < 0.1 * far
+
+
+def test_weights_of_a_law_are_not_taken_for_those_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "EVALUATED", 256)
+    monkeypatch.setenv(cards.FOLDER_VARIABLE, str(tmp_path))
+    tiny = {"layers": 1, "width": 16, "heads": 2, "inner": 32, "bins": 20, "summaries": 1, "transforms": 1, "hidden": 8}
+    card = hybrid.train(prior_of(Global()), out=tmp_path, device="cpu", progress=False, steps=1, batch=8, **tiny)
+    assert card is not None
+    assert card.is_about(prior_of(Global()))
+    assert hybrid.fit(CURVE, prior_of(Global()), "pfn").engine == "pfn"
+    monkeypatch.setattr(f"{__name__}.EXPONENT", 0.5)
+    for checkpoint in (None, card.path):
+        with pytest.raises(EngineUnavailableError, match="computed something else; train again"):
+            hybrid.fit(CURVE, prior_of(Global()), "pfn", checkpoint=checkpoint)

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from synthetic import power_law_curve
 
 import hybrid
+from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.design import Design
+from hybrid.amortized.predictive import Contexts
+from hybrid.amortized.sampler import sample_curves
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 from hybrid.models.registry import get_prior
 
@@ -30,21 +34,33 @@ def test_families_are_named_in_the_data() -> None:
     assert "4 Up" in data["posterior"]["family"].attrs["meaning"]
 
 
-def test_positions_before_the_first_point_are_warned_of() -> None:
+def test_positions_before_all_that_was_trained_on_are_warned_of() -> None:
     curve = hybrid.load_example("cerebras_gpt_pile")
     fit = hybrid.fit(curve, "m4", "pfn")
-    with pytest.warns(UserWarning, match=r"lies before the first context x.*engine='nuts'"):
-        fit.predict(0.5 * curve.x[0])
+    assert fit.info["earliest"] == 1.0 / 300.0
+    with pytest.warns(UserWarning, match=r"lies before .*, the earliest x that the network was trained for.*engine='nuts'"):
+        fit.predict(curve.x[0] / 301.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit.predict(curve.x)
+        fit.predict(np.append(curve.x[0] / 300.0, curve.x))
 
 
-def test_leave_one_out_of_the_network_is_not_about_the_first_point() -> None:
+@pytest.mark.parametrize("prior", ["m4", "bnsl", "nsl"])
+def test_forecasts_before_the_first_point_are_calibrated(prior: str) -> None:
+    model, _ = load_checkpoint(get_prior(prior))
+    curves = sample_curves(get_prior(prior), 256, Design(context=(3, 40), before=1.0), 0, dtype=torch.float64)
+    assert bool((curves.x_target < curves.x_context[:, :1]).all())
+    bars = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame).bars(curves.x_target)
+    pit = bars.cdf(curves.y_target.log()).numpy()
+    assert np.mean(np.abs(pit - 0.5) < 0.25) == pytest.approx(0.5, abs=0.07)
+    assert np.mean(np.abs(pit - 0.5) < 0.45) == pytest.approx(0.9, abs=0.05)
+
+
+def test_leave_one_out_is_about_the_first_point_where_the_network_was_trained_for_it() -> None:
     curve = hybrid.load_example("cerebras_gpt_pile")
-    for prior in ("m4", "nslpfn"):
+    for prior, trained in (("m4", True), ("nslpfn", False)):
         elpd = hybrid.loo(hybrid.fit(curve, prior, "pfn"))["elpd"].to_numpy()
-        assert np.isnan(elpd[0])
+        assert np.isfinite(elpd[0]) == trained
         assert np.all(np.isfinite(elpd[1:]))
     x, y = np.array([1.0, 1.0, 2.0, 4.0, 8.0, 16.0]), np.array([3.0, 3.1, 2.6, 2.3, 2.1, 2.0])
     assert np.all(np.isfinite(hybrid.loo(hybrid.fit(hybrid.Curve(x, y), "nslpfn", "pfn"))["elpd"]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -149,14 +150,24 @@ def test_compare_overlays_engines() -> None:
     assert len(bands(ax)) == 2
 
 
-@pytest.mark.parametrize("levels", [(), (0.0,), (1.0,), (0.5, 1.5), (float("nan"),)])
-def test_bad_levels_are_refused(levels: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("levels", [(), (0.0,), (1.0,), (0.5, 1.5), (float("nan"),), "0.9", None])
+def test_bad_levels_are_refused(levels: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="levels"):
         plot_fit(make_fit(np.geomspace(1.0, 100.0, 5)), levels=levels)
 
 
-@pytest.mark.parametrize("x_max", [0.5, -1.0, float("inf"), float("nan")])
-def test_bad_x_max_is_refused(x_max: float) -> None:
+def test_one_level_and_a_forecast_without_bounds() -> None:
+    x = np.geomspace(1.0, 100.0, 8)
+    fit = make_fit(x)
+    (only,) = (a.get_label() for a in plot_fit(fit, levels=0.8).collections if "80 %" in str(a.get_label()))
+    assert only
+    rising = hybrid.fit(hybrid.Curve(x, np.exp(0.02 * x)), "bnsl", "least_squares", horizon=1e90, progress=False)
+    with np.errstate(all="ignore"):
+        plot_fit(rising).figure.canvas.draw()
+
+
+@pytest.mark.parametrize("x_max", [0.5, -1.0, float("inf"), float("nan"), "3"])
+def test_bad_x_max_is_refused(x_max: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="x_max"):
         plot_fit(make_fit(np.geomspace(1.0, 100.0, 5)), x_max=x_max)
 

@@ -60,7 +60,7 @@ def test_report_of_a_fit(engine: str, tmp_path: Path) -> None:
         ("nsl", "pfn", hybrid.load_example("cerebras_gpt_pile"), "no draws of all parameters"),
         ("lcpfn", "pfn", hybrid.load_example("cerebras_gpt_pile"), "The engine gives no parameters"),
         ("m4", "least_squares", hybrid.load_example("cerebras_gpt_pile"), "a point estimate has no draws to check"),
-        ("m4", "pfn", hybrid.Curve([1.0, 10.0, 100.0], [3.0, 2.0, 1.5]), "at least 4 points"),
+        ("m4", "pfn", hybrid.Curve([1.0, 10.0, 100.0], [3.0, 2.0, 1.5]), "at least 3 different x"),
     ],
 )
 def test_report_of_a_fit_says_which_checks_are_not_for_it(
@@ -68,6 +68,33 @@ def test_report_of_a_fit_says_which_checks_are_not_for_it(
 ) -> None:
     fit = hybrid.fit(curve, prior, engine, progress=False)
     check_page(hybrid.write_report(fit, tmp_path / "fit.html"), "Not for this fit" if said[0] != "T" else said, said)
+
+
+@pytest.mark.slow
+def test_report_shows_names_and_numbers_as_they_are(tmp_path: Path) -> None:
+    x = np.arange(1.0, 13.0)
+    y = 1e-6 * (2.0 + 3.0 * x**-0.5)
+    targets = {"x_target": [20.0, 100.0, 200.0], "y_target": [2.5e-6, 2.3e-6, 2.2e-6]}
+    curve = hybrid.Curve(x, y, "x<y", "loss", **targets, name="<script>alert(1)</script> *two* of _three_")
+    page = check_page(hybrid.write_report(hybrid.fit(curve, "lcpfn", "pfn", progress=False), tmp_path / "fit.html"))
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; *two* of _three_" in page
+    assert "x&lt;y" in page
+    assert "1 held-out points are left out" in page  # beyond ten times the last context x, where this prior ends
+    assert "2.5e-06" in page
+    assert "5e-06" in page  # of the leave-one-out table
+
+
+def test_a_kernel_that_does_not_start_is_said_to_be_so(
+    calibration: hybrid.Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = tmp_path / "kernels" / "python3"
+    kernels.mkdir(parents=True)
+    (kernels / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    with pytest.raises(hybrid.ReportError, match=r"the kernel .* did not run .*install ipykernel"):
+        hybrid.write_report(calibration, tmp_path / "report.html")
 
 
 def test_a_cell_that_fails_leaves_no_page(
@@ -82,11 +109,13 @@ def test_a_cell_that_fails_leaves_no_page(
 def test_wrong_paths_are_named(calibration: hybrid.Calibration, tmp_path: Path) -> None:
     with pytest.raises(hybrid.InvalidArgumentError, match=r"must end in \.html"):
         hybrid.write_report(calibration, tmp_path / "report.pdf")
+    (tmp_path / "folder.html").mkdir()
     for arguments, words in (
         (["calibrate", "--out", "report.pdf"], "must end in .html"),
         (["calibrate", "--out", str(tmp_path / "none" / "report.html")], "there is no directory"),
         (["calibrate", "--engine", "magic", "--out", str(tmp_path / "a.html")], "nuts, pfn"),
         (["report", str(tmp_path / "none.nc")], "there is no file"),
+        (["calibrate", "--out", str(tmp_path / "folder.html")], "is a directory"),
     ):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2, arguments

@@ -134,6 +134,9 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 
     with pytest.raises(EngineUnavailableError, match="Other"):
         sample_curves(Other(), 3, SMALL, 0)
+    for prior in ("nslpfn", "lcpfn"):
+        with pytest.raises(InvalidArgumentError, match=f"'{prior}' is not defined before the first context x: set before to 0"):
+            sample_curves(get_prior(prior), 64, Design(before=0.5), 0)
     with pytest.raises(InvalidArgumentError, match="batch"):
         sample_curves(get_prior("m4"), 0, SMALL, 0)
 

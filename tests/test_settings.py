@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hybrid.amortized.design import Design
 from hybrid.amortized.settings import DESIGNS, PRECISIONS, PRESETS, Settings, design_for, preset
 from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError, UnknownNameError
-from hybrid.models.registry import prior_names
+from hybrid.models.prior import Prior
+from hybrid.models.registry import get_prior, prior_names
 
 COUNTS = ("layers", "width", "heads", "inner", "bins", "summaries", "transforms", "hidden", "steps", "batch", "shards")
 
@@ -128,9 +129,12 @@ def test_designs_of_the_shipped_priors() -> None:
     assert set(DESIGNS) <= set(prior_names())
     for name in prior_names():
         if name not in DESIGNS:
-            assert design_for(name) == Design()
-    released = design_for("nslpfn")
+            assert design_for(get_prior(name)) == Design(before=0.0 if get_prior(name).coordinates == "unit" else 0.1)
+    released = design_for(get_prior("nslpfn"))
     assert dict(released.spacing).keys() == {"linear", "irregular"}
     assert released.decades[1] == 2.0  # its coordinates run from .01 to 1
     assert released.horizon[1] == 10.0
-    assert design_for("a prior of my own") == Design()
+    shipped = get_prior("m2")
+    for coordinates, design in (("ratio", Design(before=0.1)), ("unit", Design())):  # these have no x before the first point
+        own = Prior("own", shipped.law, shipped.parameters, coordinates=coordinates)  # type: ignore[attr-defined]
+        assert design_for(own) == design

@@ -1,5 +1,6 @@
 """`hybrid train`: from a prior to weights that the engine uses, resumed where it was interrupted."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -16,12 +17,14 @@ from hybrid.amortized import cards, release, training
 from hybrid.amortized.cards import Card, read_card
 from hybrid.amortized.design import Design
 from hybrid.amortized.release import training_of
-from hybrid.amortized.settings import DESIGNS, preset
+from hybrid.amortized.settings import DESIGNS, design_for, preset
 from hybrid.cli import main
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
 
 DESIGN = Design(context=(3, 20), targets=4)
+USUAL = design_for(hybrid.get_prior("m1"))
+INTERPOLATED = dataclasses.replace(USUAL, interpolated=0.5)
 TINY: dict[str, Any] = {
     **{"layers": 1, "width": 16, "heads": 2, "inner": 32, "bins": 20, "summaries": 1, "transforms": 1, "hidden": 8},
     **{"steps": 3, "batch": 16, "shards": 1, "precision": "32-true"},
@@ -140,7 +143,7 @@ def test_designs_and_the_share_of_interpolated_targets(tmp_path: Path, out: Path
     assert card.content["design"] == {**DESIGN.to_dict(), "interpolated": 0.5}
 
 
-@pytest.mark.parametrize(("prior", "design"), [("m2", Design()), ("nslpfn", DESIGNS["nslpfn"])])
+@pytest.mark.parametrize(("prior", "design"), [("m2", USUAL), ("nslpfn", DESIGNS["nslpfn"])])
 @pytest.mark.parametrize("share", [None, 0.0, 0.75])
 def test_options_reach_the_training(monkeypatch: pytest.MonkeyPatch, prior: str, design: Design, share: float | None) -> None:
     taken: list[tuple[Any, ...]] = []
@@ -354,11 +357,11 @@ def test_prior_names_stay_in_the_folder(tmp_path: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("prior", "design", "changes", "expected"),
     [
-        (hybrid.get_prior("m1"), Design(), {}, "hybrid train --prior m1 --preset small"),
-        (hybrid.get_prior("m1"), Design(), {"steps": 3}, "hybrid train --prior m1 --preset small --set steps=3"),
-        (hybrid.get_prior("m1"), Design(interpolated=0.5), {}, "hybrid train --prior m1 --preset small --interpolated 0.5"),
+        (hybrid.get_prior("m1"), USUAL, {}, "hybrid train --prior m1 --preset small"),
+        (hybrid.get_prior("m1"), USUAL, {"steps": 3}, "hybrid train --prior m1 --preset small --set steps=3"),
+        (hybrid.get_prior("m1"), INTERPOLATED, {}, "hybrid train --prior m1 --preset small --interpolated 0.5"),
         (hybrid.get_prior("m1"), DESIGN, {}, "hybrid train --prior m1 --preset small --design design.json"),
-        (NARROW, Design(), {"steps": 3}, "hybrid.train(prior, 'small', steps=3)"),
+        (NARROW, USUAL, {"steps": 3}, "hybrid.train(prior, 'small', steps=3)"),
         (NARROW, DESIGN, {}, "hybrid.train(prior, 'small', design=design)"),
     ],
 )

@@ -1,10 +1,14 @@
 """Uniformity of ranks and PIT: right posteriors pass, and each way of being wrong is found and named."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from arviz_stats.ecdf_utils import ecdf_pit
+from matplotlib.axes import Axes
 from scipy import stats
 
+from hybrid.calibration_plots import plot_ranks
 from hybrid.diagnostics.tarp import references_from_data, tarp_ranks
 from hybrid.diagnostics.uniformity import (
     LEVEL,
@@ -138,6 +142,21 @@ def test_band_holds_99_percent_of_uniform_samples() -> None:
         _, difference, low, high = ecdf_band(rng.uniform(size=200))
         out += bool(np.any((difference < low) | (difference > high)))
     assert out <= 12
+
+
+def test_the_drawn_band_is_the_one_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    found = {f"q{i}": rng.beta(0.92, 0.92, size=500) for i in range(24)}
+    checks = {name: check_uniform(ranks) for name, ranks in found.items()}
+    bands: list[tuple[np.ndarray, ...]] = []
+    monkeypatch.setattr(Axes, "fill_between", lambda _, *band, **style: bands.append(band))
+    figure = plot_ranks(SimpleNamespace(ranks=found, checks=checks))  # type: ignore[arg-type]
+    outside = []
+    for ax, (_, low, high), check in zip(figure.axes, bands, checks.values(), strict=True):
+        line = np.asarray(ax.lines[1].get_ydata())
+        outside.append(bool(np.any((line < low) | (line > high))))
+        assert outside[-1] == (check.excess > 0)
+    assert 0 < sum(outside) < 24  # some of each
 
 
 def test_scores_are_standard_normal_where_ranks_are_uniform() -> None:

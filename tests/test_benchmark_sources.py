@@ -1,0 +1,91 @@
+"""Where a benchmark's curves come from and where its figures go: what is refused, and who is named."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hybrid
+from hybrid import benchmark_methods, nslpfn_data
+from hybrid.benchmark_cases import read_cases
+from hybrid.benchmark_methods import as_method, run_method
+from hybrid.benchmark_plots import _file_name
+from hybrid.models.errors import FileFormatError, InvalidArgumentError
+
+COLPRET = {f"curve-{i}": np.array([np.arange(1.0, 40.0), np.linspace(4.0 + i, 3.0, 39)]) for i in range(3)}
+
+
+def rows(domain: str, name: str, first_target: float) -> list[str]:
+    context = [f"{domain},{name},{x},{2 + 1 / x},context" for x in (2.0, 4.0, 8.0, 16.0)]
+    return [*context, f"{domain},{name},{first_target},2.1,target", f"{domain},{name},32,2.03,target"]
+
+
+def write(path: Path, *curves: list[str]) -> Path:
+    path.write_text("\n".join(["domain,curve,x,y,split", *(row for curve in curves for row in curve)]), encoding="utf-8")
+    return path
+
+
+def test_no_file_is_no_request_for_the_examples() -> None:
+    with pytest.raises(InvalidArgumentError, match="data names no file"):
+        hybrid.benchmark([], "least_squares:m1", progress=False)
+
+
+def test_the_curve_at_fault_is_the_one_that_is_named(tmp_path: Path) -> None:
+    cases = read_cases(write(tmp_path / "curves.csv", rows("D", "good", 20.0), rows("D", "bad", 1.0), rows("D", "fine", 20.0)))
+    with pytest.raises(InvalidArgumentError, match=r"^pfn:lcpfn on D/bad: x_new = 1 lies before the first context x"):
+        run_method(as_method("pfn:lcpfn"), cases, 0)
+
+
+def test_forecasts_are_made_once_before_they_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = read_cases(write(tmp_path / "curves.csv", rows("D", "one", 20.0)))
+    done: list[str] = []
+
+    def recorded(name: str) -> Any:
+        original = getattr(hybrid.Fit, name)
+        return lambda self, *args, **kwargs: done.append(name) or original(self, *args, **kwargs)
+
+    monkeypatch.setattr(hybrid.Fit, "predict", recorded("predict"))
+    benchmark_methods._warm_up(as_method("least_squares:m1"), cases, 0)
+    assert done == ["predict"]
+
+
+def test_sheets_of_different_domains_have_different_names() -> None:
+    assert _file_name("IC", "pfn:nsl", 1) == "IC-pfn_nsl-1"
+    names = {_file_name(domain, "least_squares:m1", 1) for domain in ("A+B", "A B", "A_B", "A/B", "A:B")}
+    assert len(names) == 5
+    assert not any(set(name) & set("+ /:") for name in names)
+
+
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "colpret.npz"
+    np.savez_compressed(path, **COLPRET)
+    whole = path.read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            nslpfn_data.read_nslpfn(tmp_path, ["ColPret"])
+        except FileFormatError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("domain", ["ColPret", "Nano"])
+def test_text_in_place_of_numbers_is_refused(domain: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "colpret.npz", a=np.array([["one", "two"], ["three", "four"]]))
+    for name in nslpfn_data.NANO_FILES.values():
+        np.save(tmp_path / name, np.full((1, len(nslpfn_data.NANO_WIDTHS)), "x"))
+    with pytest.raises(FileFormatError, match="must hold"):
+        nslpfn_data.read_nslpfn(tmp_path, [domain])
+
+
+def test_the_context_is_the_first_half_by_x(tmp_path: Path) -> None:
+    x = np.array([8.0, 1.0, 4.0, 2.0, 32.0, 16.0])
+    np.savez(tmp_path / "colpret.npz", a=np.array([x, 5.0 - np.log(x)]))
+    (found,) = nslpfn_data.read_nslpfn(tmp_path, ["ColPret"])
+    assert list(found.x) == [1.0, 2.0, 4.0]
+    assert list(found.x_target) == [8.0, 16.0, 32.0]
+    np.testing.assert_allclose(found.y_target, 5.0 - np.log(found.x_target))
