@@ -28,6 +28,7 @@ from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior
 
 DRAWS = 1000
+REACH = 4.0
 QUIET = 0.003  # noise below which the gap is printed apart
 
 
@@ -50,6 +51,16 @@ def smoothed(nuts: MixturePredictive, theta: dict[str, np.ndarray], x: np.ndarra
     scale = np.hypot(theta["sigma"][:, None], width)
     each = stats.norm.logpdf(np.log(y), shrunk, scale)
     return np.logaddexp.reduce(each, 0) - np.log(len(curves)) - np.log(y)
+
+
+def is_reached(nuts: MixturePredictive, theta: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether at every target some draw passes within REACH noise sds of y.
+
+    Where none does, as far above a context before which few draws turn up, the mean density of the draws is no estimate: it is
+    that of the tail of the nearest one's noise, which may be a thousand nats too low.
+    """
+    away = np.abs(np.log(y) - np.log(nuts.curves(x))) / theta["sigma"][:, None]
+    return bool(np.all(away.min(0) <= REACH))
 
 
 def main() -> None:
@@ -87,6 +98,7 @@ def main() -> None:
             {
                 "log_density": (nuts.log_density(x, y) - pfn.log_density(x, y)).mean(),
                 "smoothed": (smoothed(nuts, theta, x, y) - pfn.log_density(x, y)).mean(),
+                "reached": float(is_reached(nuts, theta, x, y)),
                 "crps_nuts": scores[0],
                 "crps_pfn": scores[1],
                 "cdf_distance": cdf_distance(quantiles, LEVELS, lambda v, x=x, pfn=pfn: pfn.cdf(x, v)).mean(),
@@ -98,11 +110,15 @@ def main() -> None:
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     good = status == "ok"
     kept = {name: value[good] for name, value in table.items()}
+    reached = kept["log_density"][kept["reached"] == 1.0]
     figures = {
         "curves": int(good.sum()),
         "not_converged": float(1 - good.mean()),
         "log_density_nuts_minus_pfn": float(kept["log_density"].mean()),
         "log_density_standard_error": float(kept["log_density"].std() / good.sum() ** 0.5),
+        "log_density_where_draws_reach_nuts_minus_pfn": float(reached.mean()),
+        "log_density_where_draws_reach_standard_error": float(reached.std() / reached.size**0.5),
+        "draws_reach": float(kept["reached"].mean()),
         "log_density_smoothed_nuts_minus_pfn": float(kept["smoothed"].mean()),
         "log_density_smoothed_standard_error": float(kept["smoothed"].std() / good.sum() ** 0.5),
         "crps_ratio": float(kept["crps_pfn"].mean() / kept["crps_nuts"].mean()),
@@ -113,7 +129,7 @@ def main() -> None:
         "needs_review": float(kept["remark"].mean()),
     }
     for name, value in figures.items():
-        print(f"{name:38s} {value:.4f}")
+        print(f"{name:46s} {value:.4f}")
     quiet = (simulated.theta["sigma"] < QUIET)[good]
     for name, rows_of in ((f"sigma below {QUIET}", quiet), ("the others", ~quiet)):
         print(f"log density, {name:17s} {kept['log_density'][rows_of].mean():.4f} on {rows_of.sum()} curves")
