@@ -190,8 +190,8 @@ def _verdict(problem: Problem, design: Design, said: Sequence[str]) -> tuple[str
     reasons = []
     if outside:
         reasons.append(
-            f"{OUTSIDE}: {'; '.join(outside)}. Check with engine='nuts' where the prior allows "
-            "it, or train on a design that covers it with `hybrid train`."
+            f"{OUTSIDE}: {'; '.join(outside)}. Check with engine='nuts' where the prior allows it, or "
+            "train on a design that covers it with `hybrid train`."
         )
     if NAMED[WANDER] in said:
         reasons.append(FOLLOW_ONE_ANOTHER)

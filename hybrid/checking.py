@@ -184,13 +184,13 @@ def _smoothed_loo(fit: Fit) -> dict[str, Array]:
     theta = {name: np.asarray(v, dtype=float).reshape(-1) for name, v in fit.result.draws.items()}
     likelihood = data["log_likelihood"]["y"].to_numpy()
     if fit.prior.integrable:
-        density, below = (part.T for part in given_the_others(fit.prior, theta, x, y, frame))
-        likelihood = (density.T - np.log(frame.y_scale)).reshape(likelihood.shape)
+        density, below = given_the_others(fit.prior, theta, x, y, frame)
+        likelihood = (density - np.log(frame.y_scale)).reshape(likelihood.shape)
         group = data["log_likelihood"].to_dataset()
         data = data.copy()
         data["log_likelihood"] = type(data)(group.assign(y=(group["y"].dims, likelihood)))
     else:
-        below = fit.prior.noise.cdf(y[:, None], np.asarray(fit.prior.mean(theta, x, frame)).T, theta)
+        below = fit.prior.noise.cdf(y[:, None], np.asarray(fit.prior.mean(theta, x, frame)).T, theta).T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # k-hat is in the table
         pointwise = arviz_stats.loo(data, pointwise=True)
@@ -199,7 +199,7 @@ def _smoothed_loo(fit: Fit) -> dict[str, Array]:
     for i in range(pit.size):
         log_weight = np.asarray(array_stats.psislw(likelihood[:, i])[0])  # it wants minus the log ratio
         weight = np.exp(log_weight - np.logaddexp.reduce(log_weight))
-        pit[i] = np.clip(np.sum(weight * below[i]), 0.0, 1.0)
+        pit[i] = np.clip(np.sum(weight * below[:, i]), 0.0, 1.0)
     return {"elpd": np.asarray(pointwise.elpd_i), "pit": pit, "k_hat": np.asarray(pointwise.pareto_k)}
 
 
