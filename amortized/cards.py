@@ -97,7 +97,6 @@ def read_card(path: Path) -> Card:
     return Card(path, content)
 
 
-_OTHER_LAW = "was trained on a law of the same name and attributes that computed something else"
 _TITLES = {"held_out_loss": "held out loss of training, nats per target: that of placing and that of the bars"}
 
 
@@ -212,35 +211,29 @@ def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) 
     InvalidArgumentError
         If `path` is not a path.
     """
-    if path is not None:
-        try:
-            card = read_card(Path(path))
-        except (TypeError, ValueError) as error:
-            if isinstance(error, FileFormatError):
-                raise
-            raise InvalidArgumentError(f"checkpoint must be the path of a card or of weights, got {path!r}") from None
-        if card.fingerprint == prior.fingerprint and not card.is_about(prior):
-            raise EngineUnavailableError(f"{path} {_OTHER_LAW}; train again: {training_command(prior)}")
-        if card.fingerprint != prior.fingerprint:
-            raise EngineUnavailableError(
-                f"{path} was trained on the prior {card.name!r} with fingerprint {card.fingerprint}, not on this "
-                f"{prior.name!r} with fingerprint {prior.fingerprint}; train one: {training_command(prior)}"
-            )
-        return card
-    known = cards()
+    known = cards() if path is None else (_named(path),)
     for card in known:
         if card.is_about(prior):
             return card
-    others = [card.fingerprint for card in known if card.name == prior.name]
-    if prior.fingerprint in others:
-        raise EngineUnavailableError(f"what there is for {prior.name!r} {_OTHER_LAW}; train again: {training_command(prior)}")
-    problem = f"no amortized weights for prior {prior.name!r} are installed"
-    if others:
-        problem = (
-            f"the amortized weights for {prior.name!r} were trained on fingerprint {', '.join(others)}, and this prior has "
-            f"{prior.fingerprint}"
-        )
+    known = tuple(card for card in known if path is not None or card.name == prior.name)
+    weights = f"the weights for prior {prior.name!r}" if path is None else f"the weights of {path}"
+    if prior.fingerprint in (card.fingerprint for card in known):
+        problem = f"{weights} were trained on a law of the same name and attributes that computed something else"
+    elif known:
+        theirs = ", ".join(f"{card.name!r} with fingerprint {card.fingerprint}" for card in known)
+        problem = f"{weights} were trained on {theirs}, and this prior, {prior.name!r}, has {prior.fingerprint}"
+    else:
+        problem = f"no amortized weights for prior {prior.name!r} are installed"
     raise EngineUnavailableError(f"{problem}; train them: {training_command(prior)}")
+
+
+def _named(path: str | os.PathLike[str]) -> Card:
+    try:
+        return read_card(Path(path))
+    except FileFormatError:
+        raise
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"checkpoint must be the path of a card or of weights, got {path!r}") from None
 
 
 def training_command(prior: AbstractPrior) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from hybrid.diagnostics.uniformity import band_level, ecdf_band, thinned
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.plotting import COLOURS, INK, MORE_COLOURS, STYLES, WARNING
+from hybrid.plotting import COLOURS, INK, MORE_COLOURS, MUTED, STYLES, WARNING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 PANEL = (2.5, 2.1)  # inches
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
 def _grid(count: int, columns: int = COLUMNS) -> tuple[Any, list[Any]]:
@@ -67,10 +68,12 @@ def plot_coverage(calibration: Calibration) -> Figure:
 
     levels = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
     table = calibration.coverage(levels)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
     columns = [f"{100 * p:g} %" for p in levels]
+    own = {"all": ("black", "-"), "before": (MUTED, ":")}
+    beyond = itertools.cycle(zip(MORE_COLOURS, itertools.cycle(STYLES), strict=False))
     for k, (name, row) in enumerate(table.iterrows()):
-        colour, style = ("black", "-") if k == 0 else (MORE_COLOURS[(k - 1) % len(MORE_COLOURS)], STYLES[(k - 1) % len(STYLES)])
+        colour, style = own[str(name)] if name in own else next(beyond)
         label = f"{name} ({int(row['points']):,})"
         left.plot(levels, row[columns] - np.array(levels), style, color=colour, marker=MARKERS[k % len(MARKERS)], markersize=3,
                   linewidth=1.8 if k == 0 else 1.0, label=label)  # fmt: skip
@@ -81,7 +84,8 @@ def plot_coverage(calibration: Calibration) -> Figure:
     left.set_ylim(-reach, reach)
     left.set_xlabel("level of the central interval")
     left.set_ylabel("coverage less level")
-    left.legend(fontsize="x-small", title="x / last context x (points)", title_fontsize="x-small", frameon=False)
+    small: dict[str, Any] = {"fontsize": "x-small", "title_fontsize": "x-small", "frameon": False, "ncols": 3}
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), title="x / last context x (points)", **small)
     pit = calibration.data["predictive"]["pit"].to_numpy().ravel()
     right.hist(pit, bins=20, range=(0, 1), density=True, color=COLOURS[0], alpha=0.5, edgecolor=COLOURS[0])
     right.axhline(1.0, color=INK, linewidth=0.8)

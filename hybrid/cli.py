@@ -384,17 +384,10 @@ def train_command(
         click.echo(f"wrote {card.weights} and {card.path.name}")
 
 
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise InvalidArgumentError(f"there is no file {path}: check the path")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidArgumentError(f"{path} is not text in UTF-8") from None
-
-
 def _read_json(path: Path) -> Any:
-    text = _read(path)
+    from hybrid.reading import read_text
+
+    text = read_text(path)
     try:
         return json.loads(text)
     except ValueError as error:

@@ -30,13 +30,26 @@ def read_prior(named: "str | AbstractPrior") -> "AbstractPrior":
     from hybrid.models.registry import get_prior, prior_from_json
 
     if isinstance(named, str) and named.endswith(".json"):
-        try:
-            return prior_from_json(Path(named).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InvalidArgumentError(f"there is no file {named}: check the path") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgumentError(f"{named} cannot be read as a prior: {error}") from None
+        return prior_from_json(read_text(named))
     return get_prior(named)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The content of a text file in UTF-8.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the file is missing, unreadable, or not such text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidArgumentError(f"there is no file {path}: check the path") from None
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(f"{path} is not text in UTF-8") from None
+    except OSError as error:
+        raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
 
 
 def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[Row]]:

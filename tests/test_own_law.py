@@ -203,5 +203,5 @@ def test_weights_of_a_law_are_not_taken_for_those_of_another(tmp_path: Path, mon
     assert hybrid.fit(CURVE, prior_of(Global()), "pfn").engine == "pfn"
     monkeypatch.setattr(f"{__name__}.EXPONENT", 0.5)
     for checkpoint in (None, card.path):
-        with pytest.raises(EngineUnavailableError, match="computed something else; train again"):
+        with pytest.raises(EngineUnavailableError, match="computed something else; train them"):
             hybrid.fit(CURVE, prior_of(Global()), "pfn", checkpoint=checkpoint)
