@@ -54,6 +54,11 @@ class Card:
         return str(self.content["prior"]["name"])
 
     @property
+    def curves(self) -> int:
+        """Curves that training has seen, in the runs that led to what it began with too."""
+        return int(self.content["curves"]) + int(self.content.get("origin", {}).get("curves", 0))
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint of the prior."""
         return str(self.content["fingerprint"])
@@ -97,7 +102,7 @@ def read_card(path: Path) -> Card:
     return Card(path, content)
 
 
-_TITLES = {"held_out_loss": "held out loss of training, nats per target: that of placing and that of the bars"}
+_TITLES = {"held_out_loss": "held-out loss of training, nats per target: of placing and of the bars"}
 
 
 def _before(design: Mapping[str, Any]) -> str:
@@ -149,7 +154,10 @@ def render(card: Card) -> str:
         title = _TITLES.get(name, name.replace("_", " "))
         lines += [f"**{title}**" + (f", `{figures['command']}`" if "command" in figures else ""), ""]
         lines += ["| | |", "|---|---|"]
-        lines += [f"| {key.replace('_', ' ')} | {value:,.4g} |" for key, value in values.items()]
+        lines += [
+            f"| {key.replace('_', ' ')} | {f'{value:,}' if isinstance(value, int) else f'{value:,.4g}'} |"
+            for key, value in values.items()
+        ]
         lines += [""]
     lines += [
         "## Limits",
@@ -165,6 +173,7 @@ def _began(origin: Mapping[str, Any]) -> str:
     return (
         f"- It began with the weights of `{origin['prior']}` (fingerprint `{origin['fingerprint']}`, weights "
         f"`{origin['weights'][:16]}`), which {origin['curves']:,} curves had led to."
+        + (f" {origin['note']}" if origin.get("note") else "")
     )
 
 

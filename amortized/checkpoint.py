@@ -141,9 +141,10 @@ class Origin:
     @property
     def summary(self) -> dict[str, Any]:
         """What a card says of the weights that its training began with; `curves` counts all that led to them."""
-        before = self.card.content.get("origin", {}).get("curves", 0)
-        curves = self.card.content["curves"] + before
-        return {"prior": self.card.name, "fingerprint": self.card.fingerprint, "weights": self.digest, "curves": curves}
+        card = self.card
+        found = {"prior": card.name, "fingerprint": card.fingerprint, "weights": self.digest, "curves": card.curves}
+        notes = [str(of["note"]) for of in (card.content.get("origin", {}), card.content) if of.get("note")]
+        return {**found, "note": " ".join(notes)} if notes else found
 
     @torch.no_grad()
     def give(self, model: AmortizedModel) -> None:

@@ -271,7 +271,8 @@ def run_pfn(
             f"the network for {prior.name!r} draws no parameters that forecasts could follow from: use forecast={NETWORK!r}"
         )
     design = Design.from_dict(card.content["design"])
-    facts = {"earliest": design.earliest, **{key: card.content[key] for key in ("weights_sha256", "curves")}}
+    facts = {"earliest": design.earliest, "farthest": design.horizon[1], "curves": card.curves}
+    facts["weights_sha256"] = card.content["weights_sha256"]
     info = {"method": "pfn", "device": str(chosen), "forecast": forecast, **facts}
     results: list[EngineResult] = []
     shown = progress and (by_draws or len(problems) >= MANY)

@@ -21,7 +21,7 @@ from hybrid.amortized.law_frame import frame_prior
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.predictive import Contexts
 from hybrid.amortized.sampler import draw_curves
-from hybrid.amortized.settings import Settings, check_names, design_for, preset
+from hybrid.amortized.settings import Settings, check_names, design_for, preset_settings
 from hybrid.amortized.training import curve_loss, generator_of, train
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.files import cannot_write, check_writable
@@ -84,7 +84,7 @@ def _versions() -> dict[str, str]:
 
 def train_prior(
     prior: str | AbstractPrior,
-    preset_name: str = "small",
+    preset: str = "small",
     out: str | os.PathLike[str] | None = None,
     design: Design | None = None,
     device: str = "auto",
@@ -101,9 +101,9 @@ def train_prior(
     ----------
     prior
         A name in `hybrid.priors()`, or a prior object.
-    preset_name
-        "small", about 1.5 million parameters, an hour or two on two CPU cores; or "paper", the size of Lee et al. (2025), for
-        GPUs.
+    preset
+        "small", .9 to 1.1 million parameters, 1.5 to 4.2 hours on a shared CPU core; or "paper", the size of Lee et al.
+        (2025), for GPUs.
     out
         Folder to write to. None takes the one where the engine looks first: $HYBRID_CHECKPOINTS, else the user's data folder.
     design
@@ -138,7 +138,7 @@ def train_prior(
     """
     prior = get_prior(prior)
     check_names(changes)
-    settings = dataclasses.replace(preset(preset_name), **changes)
+    settings = dataclasses.replace(preset_settings(preset), **changes)
     design = design or design_for(prior)
     if design.best_so_far and frame_prior(prior) is prior:  # then the head is a flow
         raise InvalidArgumentError(
@@ -173,7 +173,7 @@ def train_prior(
         "seconds": round(state.seconds, 1),
         "hardware": _hardware(device),
         "versions": _versions(),
-        "command": training_of(prior, preset_name, changes, design, None if begin is None else begin.card.name),
+        "command": training_of(prior, preset, changes, design, None if begin is None else begin.card.name),
         **({} if values is None else {"law_values": values}),
         **({} if begin is None else {"origin": begin.summary}),
         "scores": scores,
@@ -183,18 +183,16 @@ def train_prior(
     return card
 
 
-def training_of(
-    prior: AbstractPrior, preset_name: str, changes: dict[str, Any], design: Design, origin: str | None = None
-) -> str:
+def training_of(prior: AbstractPrior, preset: str, changes: dict[str, Any], design: Design, origin: str | None = None) -> str:
     """What trains the same again; a design of one's own is in the card, and so is what the training began with."""
     usual = design == design_for(prior)
     only_interpolated = design == dataclasses.replace(design_for(prior), interpolated=design.interpolated)
     command = training_command(prior)
     if command.endswith(")"):
-        options = ["prior", repr(preset_name), *([] if usual else ["design=design"])]
+        options = ["prior", repr(preset), *([] if usual else ["design=design"])]
         options += [] if origin is None else [f"origin={origin!r}"]
         return f"hybrid.train({', '.join([*options, *(f'{name}={value!r}' for name, value in changes.items())])})"
     settings = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in changes.items())
     positions = f" --interpolated {design.interpolated}" if only_interpolated else " --design design.json"
     begin = "" if origin is None else f" --from {shlex.quote(origin)}"
-    return f"{command} --preset {preset_name}{'' if usual else positions}{begin}{settings}"
+    return f"{command} --preset {preset}{'' if usual else positions}{begin}{settings}"

@@ -200,7 +200,7 @@ def check_names(names: Iterable[str]) -> None:
             raise InvalidArgumentError(f"there is no setting {name!r}; there are {', '.join(sorted(known))}")
 
 
-def preset(name: str) -> Settings:
+def preset_settings(name: str) -> Settings:
     """The settings called "small" or "paper".
 
     Raises

@@ -55,7 +55,7 @@ def main() -> None:
     design = Design.from_dict(card.content["design"])
     generator = torch.Generator().manual_seed(arguments.seed)
     rng = np.random.default_rng(arguments.seed)
-    pits, places, ranks = [], [], []
+    pits, reaches, before, ranks = [], [], [], []
     for start in tqdm(range(0, arguments.curves, TOGETHER)):
         curves = sample_curves(prior, min(TOGETHER, arguments.curves - start), design, generator, dtype=torch.float64)
         contexts = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame)
@@ -63,21 +63,22 @@ def main() -> None:
         lost = 0.0 if model.logarithmic else bars.cdf(torch.zeros_like(bars.loc))
         with torch.inference_mode():
             pits.append(((bars.cdf(to_value(curves.y_target, model.logarithmic)) - lost) / (1.0 - lost)).numpy())
-        # -1 before the context, 0 inside, 1 beyond
-        places.append(((curves.x_target > curves.frame.last).int() - (curves.x_target < curves.frame.first).int()).numpy())
+        reaches.append((curves.x_target / curves.frame.last).numpy())
+        before.append((curves.x_target < curves.frame.first).numpy())
         if isinstance(model.head, FlowHead):
             theta, _ = model.head.sample(contexts.summary(), contexts.described, DRAWS)
             below = {k: (theta[k] < curves.theta[k]).sum(0).numpy() for k in model.head.names}
             ranks.append({k: (value + rng.uniform(size=len(value))) / (DRAWS + 1) for k, value in below.items()})
-    pit, place = np.concatenate(pits), np.concatenate(places)
+    pit, reach = np.concatenate(pits), np.concatenate(reaches)
+    parts = {"beyond_context": reach > 1.0, "beyond_100_times": reach > 100.0, "before_context": np.concatenate(before)}
     one = np.take_along_axis(pit, rng.integers(pit.shape[1], size=(len(pit), 1)), 1)[:, 0]
     figures: dict[str, float | int] = {"curves": len(pit), "pit_outside_band": band_excess(one)}
     for level in LEVELS:
         inside = np.abs(pit - 0.5) <= 0.5 * level
         figures[f"coverage_{100 * level:g}"] = float(inside.mean())
-        for name, where in (("beyond", 1), ("before", -1)):
-            if (place == where).any():
-                figures[f"coverage_{100 * level:g}_{name}_context"] = float(inside[place == where].mean())
+        for name, where in parts.items():
+            if where.any():
+                figures[f"coverage_{100 * level:g}_{name}"] = float(inside[where].mean())
     for name in ranks[0] if ranks else ():
         figures[f"rank_outside_band_{name}"] = band_excess(np.concatenate([part[name] for part in ranks]))
     for name, value in figures.items():

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybrid.amortized.design import Design
     from hybrid.amortized.release import train_prior as train
     from hybrid.benchmarking import Benchmark, benchmark
     from hybrid.calibrating import Calibration, calibrate, load_calibration
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         InvalidArgumentError,
         InvalidCurveError,
         ReportError,
+        TrainingError,
         UnknownNameError,
     )
     from hybrid.models.law import Law
@@ -30,11 +32,14 @@ if TYPE_CHECKING:
     from hybrid.reporting import write_report
     from hybrid.result import Fit, load_fit
 
+    __version__: str
+
 __all__ = [
     "Agreement",
     "Benchmark",
     "Calibration",
     "Curve",
+    "Design",
     "Distribution",
     "EngineUnavailableError",
     "FileFormatError",
@@ -46,6 +51,7 @@ __all__ = [
     "Parameter",
     "Prior",
     "ReportError",
+    "TrainingError",
     "UnknownNameError",
     "agreement",
     "benchmark",
@@ -72,6 +78,7 @@ __all__ = [
 
 # Names are imported when first used, so that `import hybrid` and the command line start at once.
 _HOMES = {
+    "hybrid.amortized.design": ("Design",),
     "hybrid.amortized.release": ("train",),
     "hybrid.benchmarking": ("Benchmark", "benchmark"),
     "hybrid.calibrating": ("Calibration", "calibrate", "load_calibration"),
@@ -88,6 +95,7 @@ _HOMES = {
         "InvalidArgumentError",
         "InvalidCurveError",
         "ReportError",
+        "TrainingError",
         "UnknownNameError",
     ),
     "hybrid.models.law": ("Law",),
@@ -102,14 +110,16 @@ _NAMES_THERE = {"train": "train_prior"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("hybrid-scaling-laws")
-    if name not in _HOME:
-        raise AttributeError(f"module 'hybrid' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), _NAMES_THERE.get(name, name))
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker a misspelt name is an error
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("hybrid-scaling-laws")
+        if name not in _HOME:
+            raise AttributeError(f"module 'hybrid' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), _NAMES_THERE.get(name, name))
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

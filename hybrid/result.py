@@ -36,6 +36,11 @@ BEFORE = (
     "{} = {:g} lies before {:g}, the earliest x that the network was trained for: its intervals there may be too narrow; use "
     "engine='nuts' or forecast='draws', where the prior allows it"
 )
+BEYOND = (
+    "{} = {:g} lies beyond {:g}, the farthest x that the fit was judged for: the network was not trained to look so far ahead; "
+    "fit again with a horizon that covers it to see what the status says, or use engine='nuts' or forecast='draws', where the "
+    "prior allows it"
+)
 EDGE = 1e-9  # relative rounding that a position at the edge of the coordinates may carry
 
 
@@ -203,12 +208,18 @@ class Fit:
         Returns
         -------
         xarray.Dataset
-            `mean`, `median`, `sd` (x) and `quantiles` (quantile, x).
+            `mean`, `median`, `sd` (x) and `quantiles` (quantile, x), in the units of y. By a network that works on log y mean
+            and sd leave out the last 1e-4 of the mass of each tail, and are infinite where they overflow.
 
         Raises
         ------
         InvalidArgumentError
             If a position or level is outside what it may be.
+
+        Warns
+        -----
+        UserWarning
+            If a network is asked before, or beyond the horizon and, what it was trained on.
         """
         x = self.positions(x_new)
         p = as_floats(levels, "levels", InvalidArgumentError, scalar=True)
@@ -252,7 +263,11 @@ class Fit:
         return self._along_x(x, self.predictive.log_density(x, _finite(y_new, x, "y_new")), "log_density")
 
     def sample(self, x_new: Array, draws: int = 1000, seed: int | None = None) -> xr.DataArray:
-        """Joint curves: each is one draw of the parameters for all x_new, with its own independent observation noise.
+        """Joint curves of new observations, noise included.
+
+        Where forecasts follow from draws of the parameters (`by_draws`), each curve is one of these for all x_new, with
+        independent noise. A network draws y point after point, in turn at up to 16 positions and independently given those at
+        the others; its curves have the marginals of `predict`.
 
         Parameters
         ----------
@@ -311,6 +326,11 @@ class Fit:
             By parameter: mean, sd, quantiles q5, q50 and q95, and ArviZ's ess_bulk, ess_tail, r_hat, mcse_mean and mcse_sd.
             For a point estimate a single column, value. For a mixture of laws by the amortized engine, the probability of each
             family and number of breaks; `data["posterior"]["family"].attrs["meaning"]` says which number is which family.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the engine gives no parameters for this prior.
         """
         if "posterior" not in self.data.children:
             raise InvalidArgumentError(f"engine {self.engine!r} gives no parameters of {self.prior.name!r}, only forecasts")
@@ -374,6 +394,9 @@ class Fit:
             earliest = self.curve.x[0] * self.info.get("earliest", 1.0)
             if np.any(x < earliest * (1 - EDGE)):
                 warnings.warn(BEFORE.format(name, x.min(), earliest), stacklevel=3)
+            farthest = max(self.horizon, self.curve.x[-1] * self.info.get("farthest", np.inf))
+            if np.any(x > farthest * (1 + EDGE)):
+                warnings.warn(BEYOND.format(name, x.max(), farthest), stacklevel=3)
         return x
 
     def _x(self, x: np.ndarray) -> xr.DataArray:

@@ -18,7 +18,7 @@ def _connect(address: str) -> tuple[Any, Any]:
         distributed = importlib.import_module("distributed")
     except ImportError:
         raise EngineUnavailableError(
-            'a cluster needs Dask, which is not installed: pip install "hybrid-scaling-laws[cluster]", or use workers=...'
+            'a cluster needs Dask, which is not installed: pip install "distributed>=2025.7", or use workers=...'
         ) from None
     try:
         return distributed, distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)

@@ -118,7 +118,7 @@ def test_a_wrong_posterior_is_caught(monkeypatch: pytest.MonkeyPatch, error: str
 
 def test_ranks_are_read_by_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
     found = calibrated(monkeypatch)
-    arviz_plots.plot_ecdf_pit(found.data, var_names=["y_first", "sigma"], backend="matplotlib")
+    assert arviz_plots.plot_ecdf_pit(found.data, var_names=["y_first", "sigma"], backend="matplotlib") is not None
 
 
 def test_exact_inference_is_not_asked_about_the_best_so_far() -> None:

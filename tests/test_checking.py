@@ -5,7 +5,6 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import arviz_base
 import arviz_plots
 import arviz_stats
 import matplotlib as mpl
@@ -58,8 +57,7 @@ def test_arviz_functions_run_on_the_datatree_as_it_is(fits: dict[str, hybrid.Fit
 def test_arviz_plots_run_on_the_datatree_as_it_is(
     fits: dict[str, hybrid.Fit], engine: str, plot: str, options: dict[str, Any]
 ) -> None:
-    assert arviz_base.__version__
-    getattr(arviz_plots, plot)(fits[engine].data, backend="matplotlib", **options)
+    assert getattr(arviz_plots, plot)(fits[engine].data, backend="matplotlib", **options) is not None
     importlib.import_module("matplotlib.pyplot").close("all")
 
 

@@ -10,6 +10,7 @@ import torch
 from synthetic import power_law_curve
 
 import hybrid
+from hybrid.amortized.cards import find_card
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.design import Design
 from hybrid.amortized.predictive import Contexts
@@ -43,6 +44,26 @@ def test_positions_before_all_that_was_trained_on_are_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit.predict(np.append(curve.x[0] / 300.0, curve.x))
+
+
+def test_positions_beyond_all_that_a_fit_was_judged_for_are_warned_of() -> None:
+    curve = hybrid.load_example("cerebras_gpt_pile")
+    fit = hybrid.fit(curve, "m4", "pfn")
+    with pytest.warns(UserWarning, match=r"lies beyond .*, the farthest x that the fit was judged for.*engine='nuts'"):
+        fit.predict(curve.x[-1] * 301.0)
+    far = hybrid.fit(curve, "m4", "pfn", horizon=400.0 * curve.x[-1])
+    assert "the horizon" in " ".join(far.reasons)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit.predict(curve.x[-1] * 300.0)
+        far.predict(curve.x[-1] * 400.0)
+
+
+def test_the_verdict_counts_the_curves_of_all_runs_that_led_to_the_weights() -> None:
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
+    content = find_card(get_prior("m4")).content
+    assert fit.info["curves"] == content["curves"] + content["origin"]["curves"]
+    assert f"{fit.info['curves']:,} curves" in fit.verdict
 
 
 @pytest.mark.parametrize("prior", ["m4", "bnsl", "nsl"])
@@ -87,7 +108,7 @@ def test_unit_coordinates_are_judged_in_the_users_units(x: np.ndarray, factor: f
 def test_forecasts_beyond_all_measure_are_infinite_not_undefined() -> None:
     rng = np.random.default_rng(0)
     curve = hybrid.Curve(np.linspace(1.0, 10.0, 12), np.exp(0.1 * rng.standard_normal(12)))
-    fit = hybrid.fit(curve, "bnsl", "pfn")
+    fit = hybrid.fit(curve, "bnsl", "pfn", horizon=2e17)
     found = fit.predict(1e17)
     assert not np.isnan(found["sd"])
     assert not np.any(np.isnan(fit.sample([1e17, 2e17], 20)))

@@ -47,6 +47,13 @@ def test_commands_parse(arguments: list[str]) -> None:
         assert isinstance(context, click.Context)
 
 
+@pytest.mark.parametrize("command", sorted({" ".join(c.split()) for c in re.findall(r"benchmarks/(\w+\.py[^`]*)`", TEXT)}))
+def test_options_of_the_benchmarks_exist(command: str) -> None:
+    script, *words = command.split()
+    source = (Path(__file__).resolve().parent.parent / "benchmarks" / script).read_text(encoding="utf-8")
+    assert all(f'"{word}"' in source for word in words if word.startswith("--"))
+
+
 def test_blocks_are_found() -> None:
     assert len(blocks("python")) >= 3
     assert {c[0] for c in commands()} == set(main.commands)

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hybrid.amortized.design import Design
-from hybrid.amortized.settings import DESIGNS, PRECISIONS, PRESETS, Settings, design_for, preset
+from hybrid.amortized.settings import DESIGNS, PRECISIONS, PRESETS, Settings, design_for, preset_settings
 from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior, prior_names
@@ -116,12 +116,12 @@ def test_foreign_descriptions_are_refused() -> None:
 
 def test_presets() -> None:
     assert list(PRESETS) == ["small", "paper"]
-    assert preset("small") == Settings()
-    paper = preset("paper")
+    assert preset_settings("small") == Settings()
+    paper = preset_settings("paper")
     assert (paper.layers, paper.width, paper.heads, paper.inner, paper.bins) == (12, 512, 4, 1024, 1000)
-    assert paper.steps > preset("small").steps
+    assert paper.steps > preset_settings("small").steps
     with pytest.raises(UnknownNameError, match="no preset called 'large'; there are small, paper") as error:
-        preset("large")
+        preset_settings("large")
     assert isinstance(error.value, HybridError)
 
 

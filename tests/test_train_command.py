@@ -17,7 +17,7 @@ from hybrid.amortized import cards, release, training
 from hybrid.amortized.cards import Card, read_card
 from hybrid.amortized.design import Design
 from hybrid.amortized.release import training_of
-from hybrid.amortized.settings import DESIGNS, design_for, preset
+from hybrid.amortized.settings import DESIGNS, design_for, preset_settings
 from hybrid.cli import main
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
@@ -87,7 +87,7 @@ def test_weights_and_card_are_written_and_used(tmp_path: Path, out: Path, monkey
     assert (card.name, card.fingerprint) == ("m1", prior.fingerprint)
     assert card.content["prior"] == prior.to_dict()
     assert card.content["design"] == DESIGN.to_dict()
-    assert card.content["settings"] == {**preset("small").to_dict(), **TINY}
+    assert card.content["settings"] == {**preset_settings("small").to_dict(), **TINY}
     assert (card.content["steps"], card.content["curves"]) == (3, 48)
     assert 0 <= card.content["seconds"] < 60
     assert card.content["versions"]["torch"] == torch.__version__
@@ -158,8 +158,8 @@ def test_options_reach_the_training(monkeypatch: pytest.MonkeyPatch, prior: str,
     assert result.exit_code == 0, result.output
     assert result.stdout == ""  # nothing was written by this process
     expected = design.to_dict() if share is None else {**design.to_dict(), "interpolated": share}
-    found_prior, preset_name, folder, found, device, devices, changes = taken[0]
-    assert (found_prior, preset_name, folder) == (hybrid.get_prior(prior), "paper", Path("here"))
+    found_prior, preset, folder, found, device, devices, changes = taken[0]
+    assert (found_prior, preset, folder) == (hybrid.get_prior(prior), "paper", Path("here"))
     assert (found.to_dict(), device, devices) == (expected, "cuda", 4)
     assert changes == {"origin": None, "steps": 9, "learning_rate": 1e-3, "precision": "32-true"}
     assert isinstance(changes["steps"], int)
@@ -317,7 +317,7 @@ NONSENSE = (
     *("learning_rate=abc", "learning_rate=inf", "clip=x", "warmup=abc", "decay=x", "average=x", "weight_decay=x"),
     *("context_weight=x", "seed=abc", "seed=-1", "seed=1.5"),
 )
-NO_SETTINGS = ("prior=m2", "device=cpu", "devices=2", "out=x", "design=x", "preset_name=paper", "progress=0")
+NO_SETTINGS = ("prior=m2", "device=cpu", "devices=2", "out=x", "design=x", "preset=paper", "progress=0")
 
 
 @pytest.mark.parametrize(
