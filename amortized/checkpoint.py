@@ -20,6 +20,7 @@ from hybrid.amortized.model import AmortizedModel, build_model
 from hybrid.amortized.settings import Settings
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 from hybrid.models.files import cannot_write, replacing
+from hybrid.models.identity import is_same_law, law_values
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior, prior_names
 
@@ -73,18 +74,20 @@ class TrainingState:
     loss: float = float("nan")  #: of the targets, a running mean
     seconds: float = 0.0
     average: Mapping[str, Tensor] | None = None  #: running mean of the weights
+    law_values: list[float | None] | None = None  #: what a law of the user's own computes
 
     @classmethod
     def start(cls, prior: AbstractPrior, settings: Settings, design: Design, origin: str = "") -> "TrainingState":
         """The state before the first step; `origin` is a hash of the weights that it begins with, if they are not random."""
         fixed = {name: value for name, value in settings.to_dict().items() if name not in CHANGEABLE}
         text = json.dumps([prior.fingerprint, fixed, design.to_dict(), *([origin] if origin else [])], sort_keys=True)
-        return cls(hashlib.sha256(text.encode()).hexdigest()[:16])
+        return cls(hashlib.sha256(text.encode()).hexdigest()[:16], law_values=law_values(prior))
 
     def after(self, loss: float, seconds: float, model: AmortizedModel) -> "TrainingState":
         """The state one step later."""
         shown = loss if self.step == 0 else SMOOTHING * self.loss + (1.0 - SMOOTHING) * loss
-        return TrainingState(self.key, self.step + 1, shown, seconds, self._averaged(model))
+        average = self._averaged(model)
+        return dataclasses.replace(self, step=self.step + 1, loss=shown, seconds=seconds, average=average)
 
     @torch.no_grad()
     def _averaged(self, model: AmortizedModel) -> Mapping[str, Tensor] | None:
@@ -190,7 +193,8 @@ def _digest(parts: Mapping[str, Tensor]) -> str:
 def save_state(path: Path, state: TrainingState, model: AmortizedModel, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Write all that a run needs to go on."""
     parts = {k: v.detach().cpu().contiguous() for k, v in _parts(model, optimizers, state.average).items()}
-    counts = {"key": state.key, "step": state.step, "loss": state.loss, "seconds": state.seconds, "sum": _digest(parts)}
+    counts = {name: getattr(state, name) for name in ("key", "step", "loss", "seconds", "law_values")}
+    counts["sum"] = _digest(parts)
     write_bytes(path, save(parts, {"format": STATE_FORMAT, "counts": json.dumps(counts)}))
 
 
@@ -210,6 +214,8 @@ def load_state(
         counts: dict[str, Any] = json.loads(metadata["counts"]) if metadata["format"] == STATE_FORMAT else {}
         if counts["key"] != start.key:
             raise FileFormatError(f"{path} belongs to a run with another prior, other settings or another design: {remedy}")
+        if not is_same_law(model.prior, counts.get("law_values")):
+            raise FileFormatError(f"{path} belongs to a run with a law of the same name that computed something else: {remedy}")
         if counts["sum"] != _digest(parts):
             raise FileFormatError(f"{path} is damaged: {remedy}")
         average = {k.removeprefix("average/"): v for k, v in parts.items() if k.startswith("average/")}
@@ -224,7 +230,8 @@ def load_state(
             # AdamW keeps its count of steps on the CPU.
             owners[id(value)].state[value] = {k: v if k == "step" else v.to(value.device) for k, v in found.items()}
         loaded = {k: v.to(dict(model.named_parameters())[k].device) for k, v in average.items()}
-        return TrainingState(start.key, counts["step"], counts["loss"], counts["seconds"], loaded or None)
+        done = {name: counts[name] for name in ("step", "loss", "seconds")}
+        return dataclasses.replace(start, **done, average=loaded or None)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, FileFormatError):
             raise

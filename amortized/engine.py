@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hybrid.amortized.cards import cards
+from hybrid.amortized.cards import cards, read_card
 from hybrid.amortized.checkpoint import load_checkpoint
-from hybrid.amortized.coordinates import Described
 from hybrid.amortized.design import Design
 from hybrid.amortized.importance import TRUSTED_K, pareto_k, resampled, surplus, truncated_weights
 from hybrid.amortized.model import AmortizedModel
@@ -32,6 +32,7 @@ DRAWS = 2000
 NETWORK, FROM_DRAWS = "network", "draws"  # what makes the forecasts
 STATS = ("lp", "log_q", "log_ratio")
 PROPOSALS = (3, 3, 6)  # draws of the flow for each that is kept, round by round while the surplus of all weights is too large
+MISSED = 20.0  # nats by which the best draw may be less likely than a mode of the law
 UNEVEN = 0.05  # surplus (see importance.py) that is too large
 MANY = 50  # curves, for which a progress bar is shown even where each takes milliseconds
 AT_ONCE = 256  # curves that are looked at in one pass
@@ -130,13 +131,14 @@ def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]
 
 
 @one_thread()
-def _draw_posterior(
-    head: FlowHead, summary: Tensor, described: Described, problem: Problem, draws: int, seed: int
-) -> dict[str, np.ndarray]:
+def _draw_posterior(head: FlowHead, model: AmortizedModel, problem: Problem, draws: int, seed: int) -> dict[str, np.ndarray]:
     """Draws of q, resampled by their importance weights, and the weights of as many that were not.
 
     Where weights are too uneven for draws that all differ, copies are moved apart by Markov chains that keep the posterior.
+    Where the best draw is far less likely than a mode of the law, draws are elsewhere than the posterior, and no weight counts.
     """
+    alone = stack([problem], model, model.law.loc.device)  # not a row of a batch: rounding depends on what else is in one
+    summary, described = alone.summary()[0], alone.described
     at = (torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
     rounds: list[dict[str, Tensor]] = []
     with seeded(seed, summary.device):
@@ -151,6 +153,8 @@ def _draw_posterior(
             if even:
                 break
     proposal = {name: torch.cat([part[name] for part in rounds]) for name in rounds[0]}
+    if proposal["lp"].max() < head.log_joint(head.modes(described), *at).max() - MISSED:
+        ratio = np.full_like(ratio, -np.inf)
     rng = np.random.default_rng(seed)
     index = resampled(weights, draws, rng)
     if even:
@@ -171,12 +175,12 @@ def _draw_classes(head: ClassHead, summary: Tensor, draws: int, seed: int) -> di
 
 
 def _posterior(
-    model: AmortizedModel, summary: Tensor, described: Described, problem: Problem, draws: int, seed: int
+    model: AmortizedModel, summary: Tensor, problem: Problem, draws: int, seed: int
 ) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Draws of the parameters (or classes) and their log densities, both made on demand."""
     head = model.head
     if isinstance(head, FlowHead):
-        make = functools.partial(_draw_posterior, head, summary, described, problem, draws, seed)
+        make = functools.partial(_draw_posterior, head, model, problem, draws, seed)
         both = LazyDraws((*head.names, *STATS), make)
         return LazyDraws(head.names, both.whole), LazyDraws(STATS, both.whole)
     if isinstance(head, ClassHead):
@@ -271,8 +275,10 @@ def run_pfn(
             f"the network for {prior.name!r} draws no parameters that forecasts could follow from: use forecast={NETWORK!r}"
         )
     design = Design.from_dict(card.content["design"])
-    facts = {"earliest": design.earliest, "farthest": design.horizon[1], "curves": card.curves}
+    facts: dict[str, Any] = {"earliest": design.earliest, "farthest": design.horizon[1], "curves": card.curves}
     facts["weights_sha256"] = card.content["weights_sha256"]
+    if checkpoint is not None:
+        facts["checkpoint"] = str(card.path.absolute())
     info = {"method": "pfn", "device": str(chosen), "forecast": forecast, **facts}
     results: list[EngineResult] = []
     shown = progress and (by_draws or len(problems) >= MANY)
@@ -285,7 +291,7 @@ def run_pfn(
         for i, problem in enumerate(part):
             own = contexts.row(i)
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
-            posterior, stats = _posterior(model, summary[i], own.described, problem, draws, own_seed)
+            posterior, stats = _posterior(model, summary[i], problem, draws, own_seed)
             reasons = _verdict(problem, design, said[i])
             if by_draws:
                 reasons += _doubt(stats)
@@ -317,7 +323,8 @@ def restore(prior: AbstractPrior, problem: Problem, info: Mapping[str, Any]) -> 
         If those weights are not here.
     """
     digest = info.get("weights_sha256")
-    for card in cards():
+    named = (read_card(Path(info["checkpoint"])),) if Path(info.get("checkpoint", "")).is_file() else ()
+    for card in (*named, *cards()):
         if card.content["weights_sha256"] == digest and card.fingerprint == prior.fingerprint:
             model, _ = load_checkpoint(prior, card.path)
             return AmortizedPredictive(stack([problem], model, torch.device("cpu")), problem.frame)

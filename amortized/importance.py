@@ -24,10 +24,12 @@ def pareto_k(log_joint: Array, log_proposal: Array) -> float:
     -------
     k-hat. Below min(1 - 1 / log10(draws), .7) estimates from the weighted draws can be trusted; above 1 the weights have no
     mean (Vehtari, Simpson, Gelman, Yao and Gabry 2024, Pareto smoothed importance sampling, section 3.2.4). -inf where the
-    largest weights are all equal; inf where there are fewer than 25 draws, too few to tell.
+    largest weights are all equal; inf where there are fewer than 25 draws, too few to tell, or none that is possible.
     """
     ratio = np.asarray(log_joint - log_proposal, dtype=float).reshape(-1)
     if ratio.size < FEWEST:
+        return float("inf")
+    if not np.any(np.isfinite(ratio)):
         return float("inf")
     ratio = np.where(np.isfinite(ratio), ratio, -1e300)
     tail = int(np.ceil(min(0.2 * ratio.size, 3.0 * np.sqrt(ratio.size))))

@@ -17,6 +17,11 @@ def is_logarithmic(prior: AbstractPrior) -> bool:
     return isinstance(prior, Prior) and prior.noise.multiplicative
 
 
+def is_positive(prior: AbstractPrior) -> bool:
+    """Whether no observation is negative under a prior: for all but plain normal noise."""
+    return not isinstance(prior, Prior) or prior.noise.positive
+
+
 OWN_LAW, OTHER_LAW = 4.0, 0.0  # initial logits of the trust in the law that is fitted
 
 
@@ -34,7 +39,7 @@ class AmortizedModel(nn.Module):
     def __init__(self, prior: AbstractPrior, settings: Settings) -> None:
         super().__init__()
         self.prior, self.settings = prior, settings
-        self.logarithmic = is_logarithmic(prior)
+        self.logarithmic, self.positive = is_logarithmic(prior), is_positive(prior)
         sizes = (settings.layers, settings.width, settings.heads, settings.inner)
         fitted = frame_prior(prior)
         self.law = LawFrame(fitted, self.logarithmic, settings.search)

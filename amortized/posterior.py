@@ -202,6 +202,11 @@ class FlowHead(nn.Module):
         theta["sigma"] = both[..., -1].clamp(-LARGEST, LARGEST).exp()
         return {name: theta[name] for name in self.names}
 
+    def modes(self, described: Described) -> dict[str, Tensor]:
+        """The parameters at the modes of the law that is fitted to one context, by name, each of shape (MODES,)."""
+        modes = described.modes
+        return {k: v[0].cpu() for k, v in self.constrain(torch.cat([modes.s, modes.log_sigma[..., None]], -1)).items()}
+
     @torch.no_grad()
     def log_prob(self, theta: Mapping[str, Tensor], summary: Tensor, described: Described) -> Tensor:
         """log q of draws (draws, B) over the unconstrained parameters, shape (draws, B), float64."""

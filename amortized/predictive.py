@@ -18,6 +18,7 @@ from hybrid.models.coordinates import Frame
 Array = Any
 DEEPEST = math.log(1e4)  # moments of y leave out the last 1e-4 of a tail's mass: that of exp(v) may have no mean
 FARTHEST = 150.0  # of log y beyond the bins, for moments of y, whose squares are then finite
+NARROW = 1e-5  # sd of log y below which it is that of y over its level: the difference of moments is lost to rounding
 MOST_LOG = 700.0  # of log y in the curves that are drawn point after point: y and 1 / y are finite
 FEWEST_CURVES = 200  # drawn together at least, so that ranks carry the dependence between positions
 TOKENS = 200_000  # of a forward pass; more go through in parts
@@ -160,15 +161,15 @@ class AmortizedPredictive:
         return self._latest[1]
 
     def _value(self, y: Array, x: Array) -> tuple[Tensor, Tensor]:
-        """v of each y, and whether y > 0; both of shape (1, n)."""
+        """v of each y, and whether there is such a y; both of shape (1, n)."""
         inside = np.broadcast_to(np.asarray(y, dtype=float) / self._frame.y_scale, np.shape(x))
         level = torch.as_tensor(inside.copy(), device=self._contexts.x.device)[None]
-        possible = level > 0
+        possible = (level > 0) | (not self.model.positive)
         return to_value(torch.where(possible, level, 1.0), self._logarithmic), possible
 
     def _of_value(self, bars: BarDistribution) -> BarDistribution | Positive:
-        """The distribution of v: of y itself only what lies above 0, where all observations are."""
-        return bars if self._logarithmic else Positive(bars)
+        """The distribution of v: of y itself only what lies above 0, where all observations are, if they are."""
+        return bars if self._logarithmic or not self.model.positive else Positive(bars)
 
     def cdf(self, x: Array, y: Array) -> Array:
         """P(Y <= y) at x, for y of shape (n,) or scalar; shape (n,)."""
@@ -208,7 +209,8 @@ class AmortizedPredictive:
             if self._logarithmic:
                 first, second = (_exponential_moment(bars, power)[0] for power in (1.0, 2.0))
                 scale = bars.loc[0].exp()
-                mean, sd = scale * first, scale * (second - first**2).clamp(min=0.0).sqrt()
+                sd = torch.where(bars.stddev[0] < NARROW, bars.stddev[0], (second - first**2).clamp(min=0.0).sqrt())
+                mean, sd = scale * first, scale * sd
                 mean, sd = (torch.where(mean.isinf() | part.isnan(), torch.inf, part) for part in (mean, sd))  # overflowed
             else:
                 levels = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
@@ -276,7 +278,10 @@ class AmortizedPredictive:
             at = query[:, part].expand(draws, -1)
             bars = batch.bars(at)
             v = self._of_value(bars).icdf(torch.as_tensor(uniform[part].T.copy(), device=device))
-            drawn = v.clamp(-MOST_LOG, MOST_LOG).exp() if self._logarithmic else v.clamp(min=torch.finfo(torch.float64).tiny)
+            if self._logarithmic:
+                drawn = v.clamp(-MOST_LOG, MOST_LOG).exp()
+            else:
+                drawn = v.clamp(min=torch.finfo(torch.float64).tiny) if self.model.positive else v
             found[:, part] = drawn.cpu()
             known.append((at, drawn))
         return found.numpy()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hybrid.amortized.cards import Card, training_command, user_folder
+from hybrid.amortized.cards import Card, read_card, training_command, user_folder
 from hybrid.amortized.checkpoint import Origin, save_checkpoint
 from hybrid.amortized.design import Design
 from hybrid.amortized.engine import choose_device
@@ -23,7 +23,7 @@ from hybrid.amortized.predictive import Contexts
 from hybrid.amortized.sampler import draw_curves
 from hybrid.amortized.settings import Settings, check_names, design_for, preset_settings
 from hybrid.amortized.training import curve_loss, generator_of, train
-from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.errors import FileFormatError, InvalidArgumentError
 from hybrid.models.files import cannot_write, check_writable
 from hybrid.models.identity import law_values
 from hybrid.models.prior import AbstractPrior
@@ -127,8 +127,9 @@ def train_prior(
     UnknownNameError
         If there is no such prior or preset.
     InvalidArgumentError
-        If a setting is unknown or outside what it may be, the prior's name is no file name, the folder cannot be written to, or
-        the design has contexts of the best so far and the prior a parameter flow, whose likelihood they do not have.
+        If a setting is unknown or outside what it may be, the prior's name is no file name, the folder cannot be written to or
+        holds weights of another prior of that name, or the design has contexts of the best so far and the prior a parameter
+        flow, whose likelihood they do not have.
     TrainingError
         If the loss is no longer finite.
     EngineUnavailableError
@@ -155,6 +156,7 @@ def train_prior(
     except OSError as error:
         raise cannot_write(state_path, error) from None
     check_writable(state_path)
+    _check_free(folder / f"{prior.name}.json", prior)
     if device == "auto":
         device = choose_device(device).type
     if device == "cpu":
@@ -181,6 +183,19 @@ def train_prior(
     card = save_checkpoint(folder / prior.name, model, content)
     state_path.unlink(missing_ok=True)
     return card
+
+
+def _check_free(path: Path, prior: AbstractPrior) -> None:
+    """Weights of another prior that has the same name are not written over."""
+    try:
+        card = read_card(path)
+    except FileFormatError:
+        return
+    if not card.is_about(prior):
+        raise InvalidArgumentError(
+            f"{path} holds weights of another prior {card.name!r}, with fingerprint {card.fingerprint}: give this one another "
+            "name, as by prior.replace(name=...), or another folder, or move those files away"
+        )
 
 
 def training_of(prior: AbstractPrior, preset: str, changes: dict[str, Any], design: Design, origin: str | None = None) -> str:

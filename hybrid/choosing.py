@@ -34,8 +34,8 @@ def next_points(
     """The candidates where the next measurements of a curve tell most: those whose outcome is least certain.
 
     The first is the candidate of greatest predictive variance (uncertainty sampling, as in Lee et al. 2025, section 4.4). Each
-    further one has the greatest variance that is left once the ones before are known, by the correlations of joint curves
-    (`Fit.sample`) in Gaussian approximation: two neighbours that tell the same are not both chosen.
+    further one has the greatest variance that is left once the ones before are known, by the rank correlations of joint
+    curves (`Fit.sample`) in Gaussian approximation: of two neighbours that tell the same the second counts for little.
 
     Parameters
     ----------
@@ -85,7 +85,9 @@ def next_points(
     if k == 1:
         return x[[first]]
     draws = fitted.sample(x, CURVES).to_numpy()
-    return x[_greedy(np.corrcoef(draws, rowvar=False), sd, k)]
+    ranks = np.argsort(np.argsort(draws, axis=0, kind="stable"), axis=0)
+    correlation = 2.0 * np.sin(np.pi / 6.0 * np.corrcoef(ranks, rowvar=False))  # that of a normal with such rank correlations
+    return x[_greedy(correlation, sd, k)]
 
 
 def _candidates(candidates: Array) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from hybrid.models.errors import InvalidArgumentError, UnknownNameError
 
 Array = Any
+LOST = 1e-3  # relative error of the first context x that coordinates linear in x may have
 
 
 class Frame(NamedTuple):
@@ -73,6 +74,11 @@ class Unit(Coordinates):
         first, last = float(np.min(x)), float(np.max(x))
         scale = (horizon - first) / (1.0 - self.low)
         shift = first - self.low * scale
+        if abs(shift + self.low * scale - first) > LOST * first:
+            raise InvalidArgumentError(
+                f"the horizon {horizon:g} lies too far beyond the first context x {first:g} for linear coordinates: state a "
+                "nearer one, leave out the first points, or take a prior in ratio coordinates, such as 'nsl'"
+            )
         return Frame(shift, scale, y_scale, self.low, (last - shift) / scale, 1.0)
 
     def native_frame(self, x: Array) -> Frame:

@@ -26,6 +26,7 @@ class Noise(abc.ABC):
     name: ClassVar[str]
     parameters: ClassVar[tuple[str, ...]] = ("sigma",)
     multiplicative: ClassVar[bool] = False  #: whether it is noise of log y around log f
+    positive: ClassVar[bool] = True  #: whether y is never negative
 
     @abc.abstractmethod
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
@@ -158,6 +159,7 @@ class NormalNoise(Noise):
     """y ~ Normal(f, sigma): additive noise; y may be negative. sigma is in units of the y scale."""
 
     name = "normal"
+    positive = False
 
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
         dist = importlib.import_module("numpyro.distributions")
