@@ -99,15 +99,21 @@ class Distribution:
         """Whether draws are integers 0, 1, 2, ..."""
         return self.family in DISCRETE
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the support ends at a number other than 0, so that it changes when values are rescaled."""
+        return self.is_discrete or self.family in ("Uniform", "Beta")
+
     def supports(self, xp: Any, value: Any) -> tuple[Any, float]:
         """Whether the density is above 0 at each value, of an array of the namespace xp; and one value where it is."""
         if self.family in ("Normal", "StudentT"):
             return value == value, 0.0  # not NaN
         if self.family == "Categorical":
             return xp.any(value[..., None] == xp.arange(len(self["probs"])), axis=-1), 0.0
-        if self.family in ("Uniform", "Beta"):
-            low, high = (self["low"], self["high"]) if self.family == "Uniform" else (0.0, 1.0)
-            return (value >= low) & (value <= high), 0.5 * (low + high)
+        if self.family == "Uniform":
+            return (value >= self["low"]) & (value < self["high"]), 0.5 * (self["low"] + self["high"])
+        if self.family == "Beta":
+            return (value >= 0.0) & (value <= 1.0), 0.5
         return value > 0, 1.0
 
     def replace(self, **hyperparameters: Any) -> "Distribution":

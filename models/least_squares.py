@@ -227,7 +227,9 @@ def _candidates(
     high = np.where(transformed, centre + REACH, np.inf)
     for k, f in enumerate(free):
         if f.name in computable:
-            low[k], high[k] = np.clip([float(f.from_support(edge)) for edge in computable[f.name]], low[k], high[k])
+            first, last = (edge if f.low < edge < f.high else None for edge in computable[f.name])
+            low[k] = low[k] if first is None else np.clip(float(f.from_support(first)), low[k], high[k])
+            high[k] = high[k] if last is None else np.clip(float(f.from_support(last)), low[k], high[k])
     found = np.clip(found, low, high)
     return found, spread, low, high
 

@@ -30,7 +30,7 @@ class Noise(abc.ABC):
 
     @abc.abstractmethod
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
-        """p(y | f, theta) as a `numpyro.distributions.Distribution`."""
+        """p(y | f, theta) as a `numpyro.distributions.Distribution`, of density NaN where f is none."""
 
     @abc.abstractmethod
     def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
@@ -62,7 +62,8 @@ class LogNormalNoise(Noise):
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
         dist = importlib.import_module("numpyro.distributions")
         jnp = importlib.import_module("jax.numpy")
-        return dist.LogNormal(jnp.log(f), theta["sigma"])
+        normal = dist.Normal(jnp.log(f), theta["sigma"], validate_args=False)
+        return dist.TransformedDistribution(normal, dist.transforms.ExpTransform(), validate_args=False)
 
     def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
         torch = importlib.import_module("torch")
@@ -111,7 +112,8 @@ class ContaminatedLogNormalNoise(Noise):
 
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
         dist = importlib.import_module("numpyro.distributions")
-        return self._mixture(dist, dist.transforms.ExpTransform(), importlib.import_module("jax.numpy"), f, theta)
+        exp = dist.transforms.ExpTransform()
+        return self._mixture(dist, exp, importlib.import_module("jax.numpy"), f, theta, validate_args=False)
 
     def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
         torch = importlib.import_module("torch")
@@ -152,7 +154,8 @@ class ContaminatedLogNormalNoise(Noise):
         wide = self.spread**2 * variance
         growth = (1.0 - share) * np.expm1(0.5 * variance) + share * np.expm1(0.5 * wide)
         square = (1.0 - share) * np.expm1(2.0 * variance) + share * np.expm1(2.0 * wide)
-        return f * (1.0 + growth), np.square(f) * (square - 2.0 * growth - np.square(growth))
+        spread = np.where(np.isinf(square), np.inf, square - 2.0 * growth - np.square(growth))
+        return f * (1.0 + growth), np.square(f) * spread
 
 
 class NormalNoise(Noise):
@@ -163,7 +166,7 @@ class NormalNoise(Noise):
 
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
         dist = importlib.import_module("numpyro.distributions")
-        return dist.Normal(f, theta["sigma"])
+        return dist.Normal(f, theta["sigma"], validate_args=False)
 
     def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
         torch = importlib.import_module("torch")
@@ -194,7 +197,7 @@ class TruncatedNormalNoise(Noise):
 
     def numpyro(self, f: Array, theta: Mapping[str, Array]) -> Any:
         dist = importlib.import_module("numpyro.distributions")
-        return dist.TruncatedNormal(f, theta["sigma"], low=0.0)
+        return dist.TruncatedDistribution(dist.Normal(f, theta["sigma"], validate_args=False), low=0.0, validate_args=False)
 
     def torch(self, f: Array, theta: Mapping[str, Array]) -> Any:
         from hybrid.models.torch_distributions import PositiveNormal

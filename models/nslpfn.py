@@ -113,6 +113,12 @@ class NslPfn(AbstractPrior):
     def __init__(self, sigma: Distribution | None = None) -> None:
         self._sigma = sigma or Distribution("LogNormal", loc=-4.0, scale=1.0)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NslPfn) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         return (Parameter("sigma", self._sigma, "standard deviation of the additive noise"),)

@@ -116,7 +116,8 @@ class MixturePredictive:
         with np.errstate(all="ignore"):
             for s in self._blocks(x):
                 mean, variance = self._noise.moments(self._level(x[s]), self._theta)
-                blocks.append(np.stack([mean.mean(-1), np.sqrt(variance.mean(-1) + mean.var(-1))]))
+                both = np.stack([mean.mean(-1), np.sqrt(variance.mean(-1) + mean.var(-1))])
+                blocks.append(np.where(np.isposinf(both[0]), np.inf, both))
         return np.concatenate(blocks, axis=1) * self._frame.y_scale
 
     def _quantile(self, level: Array, p: Array) -> Array:

@@ -111,8 +111,8 @@ class AbstractPrior(abc.ABC):
         Raises
         ------
         InvalidArgumentError
-            If n or seed is no such integer, x is empty, not finite, not increasing or outside the coordinates, or the
-            backend is unknown.
+            If n or seed is no such integer, x is empty, not finite, not increasing or outside the coordinates, the
+            backend is unknown, or the law is undefined for a draw.
         """
         for what, value, least in (("n", n, 1), ("seed", seed, 0)):
             if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not least <= value < 2**32:
@@ -127,6 +127,12 @@ class AbstractPrior(abc.ABC):
             raise InvalidArgumentError(f"backend must be 'jax' or 'torch', got {backend!r}")
         frame = get_coordinates(self.coordinates).native_frame(x)
         theta, mean, y = self.draw(n, x, frame, seed, backend)
+        without = np.isnan(np.asarray(mean)).any(-1).mean()
+        if without > 0:
+            raise InvalidArgumentError(
+                f"{without:.2%} of the draws of prior {self.name!r} have no curve at these x: change the distributions of its "
+                "parameters, so that the law is defined for all of their values"
+            )
         variables: dict[str, Any] = {k: ("draw", np.asarray(v)) for k, v in theta.items()}
         variables["mean"] = (("draw", "x"), np.asarray(mean))
         variables["y"] = (("draw", "x"), np.asarray(y))
@@ -175,6 +181,8 @@ class Prior(AbstractPrior):
         noise: str = "lognormal",
         coordinates: str = "ratio",
     ) -> None:
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"the name of a prior must be text, got {name!r}")
         self.name = name
         self.law = law
         self._parameters = tuple(parameters)
@@ -194,8 +202,8 @@ class Prior(AbstractPrior):
         if missing:
             raise InvalidArgumentError(f"prior {name!r} lacks the noise parameter {', '.join(missing)}")
         sigma = next(p.distribution for p in self._parameters if p.name == "sigma")
-        if sigma.family in ("Normal", "StudentT") or (sigma.family == "Uniform" and sigma["low"] < 0):
-            raise InvalidArgumentError(f"prior {name!r}: sigma is a scale, and {sigma!r} may be negative; try a LogNormal")
+        if sigma.is_discrete or sigma.family in ("Normal", "StudentT") or (sigma.family == "Uniform" and sigma["low"] < 0):
+            raise InvalidArgumentError(f"prior {name!r}: sigma is a scale, and {sigma!r} is not of one; try a LogNormal")
         if law.is_own:
             shipped = importlib.import_module("hybrid.models.registry").law_names()
             if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
@@ -341,7 +349,7 @@ class Prior(AbstractPrior):
             if key not in known:
                 raise InvalidArgumentError(f"prior {self.name!r} has no parameter {key!r}; it has {', '.join(known)}")
             if isinstance(change, Mapping):
-                change = known[key].distribution.replace(**change)
+                change = known[key].distribution.replace(**{str(name): value for name, value in change.items()})
             if not isinstance(change, Distribution):
                 raise InvalidArgumentError(f"{key}: give a hybrid.Distribution or a mapping of hyperparameters")
             known[key] = dataclasses.replace(known[key], distribution=change)
@@ -406,7 +414,7 @@ class Prior(AbstractPrior):
             if self.law.constrained:
                 inside.append(self.law.admits(xp, safe))
             found = sum(self.log_prior(safe).values()) + self.log_likelihood(safe, x, y, frame).sum(-1)
-            for within in inside:
+            for within in (*inside, ~xp.isnan(found)):  # NaN, as at the edge of a support, is no curve
                 found = xp.where(within, found, xp.full_like(found, -np.inf))
             return found
 

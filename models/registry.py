@@ -64,9 +64,12 @@ def prior_from_dict(description: Mapping[str, Any], law: Law | None = None) -> A
         raise FileFormatError("not a description of a prior: it names no law")
     if description["law"] == "nslpfn":
         try:
-            return nslpfn.NslPfn(Distribution.from_dict(description["sigma"]))
+            found = nslpfn.NslPfn().replace(sigma=Distribution.from_dict(description["sigma"]))
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"not a complete description of a prior: {error!r}") from None
+        if dict(description) != found.to_dict():
+            raise FileFormatError(f"not a description of prior 'nslpfn' of this version, which is {found.to_json()}")
+        return found
     if law is None:
         known = {p.law.name: p.law for p in PRIORS if isinstance(p, Prior)}
         if not isinstance(description["law"], str) or description["law"] not in known:

@@ -71,6 +71,8 @@ class Unconstrained:
         self.prior = prior
         self.linear = prior.integrable
         self.names = tuple(p.name for p in prior.parameters if p.name not in self.linear)
+        # Rescaled these would leave their support, or not reach all of it.
+        self._bounded = {p.name for p in prior.parameters if p.distribution.is_bounded}
         self._distributions = [p.distribution.numpyro() for p in prior.parameters if p.name in self.names]
         self._transforms = [biject_to(d.support) for d in self._distributions]
 
@@ -80,7 +82,8 @@ class Unconstrained:
         return len(self.names)
 
     def _scales(self, theta: dict[str, Array], frame: Frame) -> dict[str, Array]:
-        return self.prior.law.sampling_scales(get_namespace("jax"), theta, frame)
+        scales = self.prior.law.sampling_scales(get_namespace("jax"), theta, frame)
+        return {name: scale for name, scale in scales.items() if name not in self._bounded}
 
     def _unscaled(self, z: Array) -> dict[str, Array]:
         return {n: t(z[..., i]) for i, (n, t) in enumerate(zip(self.names, self._transforms, strict=True))}
