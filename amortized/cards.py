@@ -154,10 +154,9 @@ def render(card: Card) -> str:
         title = _TITLES.get(name, name.replace("_", " "))
         lines += [f"**{title}**" + (f", `{figures['command']}`" if "command" in figures else ""), ""]
         lines += ["| | |", "|---|---|"]
-        lines += [
-            f"| {key.replace('_', ' ')} | {f'{value:,}' if isinstance(value, int) else f'{value:,.4g}'} |"
-            for key, value in values.items()
-        ]
+        for key, value in values.items():
+            figure = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+            lines.append(f"| {key.replace('_', ' ')} | {figure} |")
         lines += [""]
     lines += [
         "## Limits",

@@ -323,8 +323,8 @@ def restore(prior: AbstractPrior, problem: Problem, info: Mapping[str, Any]) -> 
         If those weights are not here.
     """
     digest = info.get("weights_sha256")
-    named = (read_card(Path(info["checkpoint"])),) if Path(info.get("checkpoint", "")).is_file() else ()
-    for card in (*named, *cards()):
+    named = Path(str(info.get("checkpoint", "")))
+    for card in (*([read_card(named)] if named.is_file() else []), *cards()):
         if card.content["weights_sha256"] == digest and card.fingerprint == prior.fingerprint:
             model, _ = load_checkpoint(prior, card.path)
             return AmortizedPredictive(stack([problem], model, torch.device("cpu")), problem.frame)
