@@ -203,9 +203,7 @@ class Prior(AbstractPrior):
             raise InvalidArgumentError(f"prior {name!r} lacks the noise parameter {', '.join(missing)}")
         sigma = next(p.distribution for p in self._parameters if p.name == "sigma")
         if sigma.is_discrete or sigma.family in ("Normal", "StudentT") or (sigma.family == "Uniform" and sigma["low"] < 0):
-            raise InvalidArgumentError(
-                f"prior {name!r}: sigma is a scale, and {sigma!r} is not all above 0; try a LogNormal"
-            )
+            raise InvalidArgumentError(f"prior {name!r}: sigma is a scale, and {sigma!r} is not all above 0; try a LogNormal")
         if law.is_own:
             shipped = importlib.import_module("hybrid.models.registry").law_names()
             if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
