@@ -195,7 +195,7 @@ def test_units_of_y_shift_the_level_alone(size: int, width: float, noise: float,
     base, moved = (settled(t) for t in (tokens_of(x, y), tokens_of(x, factor * y, law=in_units(law_of(), factor))))
     torch.testing.assert_close(moved.context, base.context, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(moved.query, base.query, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(moved.loc, base.loc + shift, rtol=1e-8, atol=1e-8)
+    assert bool(((moved.loc - base.loc - shift).abs() < 1e-5 * base.scale).all())  # rounding grows with it
     torch.testing.assert_close(moved.scale, base.scale, rtol=1e-6, atol=0)
     assert changed(base.curve, moved.curve) <= {LEVEL}
     assert float(moved.curve[0, LEVEL] - base.curve[0, LEVEL]) == pytest.approx(shift, abs=1e-4)
