@@ -1,7 +1,7 @@
 """`next_points`: where to measure next."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +11,13 @@ from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError, InvalidCurveError
 from hybrid.models.prior import AbstractPrior
 
-if TYPE_CHECKING:
-    from hybrid.curve import Curve
-
 Array = Any
 CURVES = 1000  # joint curves from which correlations are taken
 LEAST_SHARE = 1e-9  # of a variance that stays unexplained by the points chosen
 
 
 def next_points(
-    curve: "Curve",
+    curve: Curve,
     candidates: Array,
     k: int = 1,
     prior: str | AbstractPrior = "nsl",

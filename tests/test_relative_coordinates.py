@@ -48,7 +48,7 @@ def tokens_of(x: Tensor, y: Tensor, query: Tensor = HORIZON, law: LawFrame | Non
     return ask(described_of(x, y, law), query * torch.atleast_2d(x)[:, -1:], law)
 
 
-@settings(QUICK, derandomize=True)  # of rare contexts a descent magnifies rounding
+@QUICK
 @given(extremes(), st.sampled_from(LAWS))
 def test_features_are_finite_and_no_point_is_lost(context: tuple[Tensor, Tensor], name: tuple[str, bool]) -> None:
     (x, y), law = context, law_of(*name)
@@ -187,7 +187,7 @@ def changed(one: Tensor, other: Tensor) -> set[int]:
     return set(torch.nonzero((one - other).abs().amax(0) > 1e-4).flatten().tolist())
 
 
-@settings(QUICK, derandomize=True)  # of rare contexts a descent magnifies rounding
+@settings(QUICK, derandomize=True)  # in one context of thousands a descent magnifies rounding beyond the bounds
 @given(st.integers(20, 100), st.floats(0.3, 16.0), st.floats(0.01, 1.0), st.integers(0, 2**32 - 1), st.floats(-15.0, 15.0))
 def test_units_of_y_shift_the_level_alone(size: int, width: float, noise: float, seed: int, shift: float) -> None:
     x, y = falling(size, width, noise, seed)
@@ -195,13 +195,13 @@ def test_units_of_y_shift_the_level_alone(size: int, width: float, noise: float,
     base, moved = (settled(t) for t in (tokens_of(x, y), tokens_of(x, factor * y, law=in_units(law_of(), factor))))
     torch.testing.assert_close(moved.context, base.context, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(moved.query, base.query, rtol=1e-4, atol=1e-4)
-    assert bool(((moved.loc - base.loc - shift).abs() < 1e-5 * base.scale).all())  # rounding grows with it
+    torch.testing.assert_close(moved.loc, base.loc + shift, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(moved.scale, base.scale, rtol=1e-6, atol=0)
     assert changed(base.curve, moved.curve) <= {LEVEL}
     assert float(moved.curve[0, LEVEL] - base.curve[0, LEVEL]) == pytest.approx(shift, abs=1e-4)
 
 
-@settings(QUICK, derandomize=True)  # of rare contexts a descent magnifies rounding
+@QUICK
 @given(st.integers(20, 100), st.floats(0.3, 16.0), st.floats(0.01, 1.0), st.integers(0, 2**32 - 1), st.floats(0.01, 100.0))
 def test_units_of_y_with_additive_noise(size: int, width: float, noise: float, seed: int, factor: float) -> None:
     """Of what the smoother says: these contexts are far from any additive law, and a descent there magnifies rounding."""
@@ -216,7 +216,7 @@ def test_units_of_y_with_additive_noise(size: int, width: float, noise: float, s
     assert float(4 * (moved.curve[0, SPREAD] - base.curve[0, SPREAD])) == pytest.approx(math.log(factor), abs=1e-4)
 
 
-@settings(QUICK, derandomize=True)  # of rare contexts a descent magnifies rounding
+@settings(QUICK, derandomize=True)  # in one context of thousands a descent magnifies rounding beyond the bounds
 @given(st.integers(20, 100), st.floats(0.3, 6.0), st.floats(0.01, 1.0), st.integers(0, 2**32 - 1), st.floats(0.01, 100.0))
 def test_units_of_y_with_noise_that_is_additive(size: int, width: float, noise: float, seed: int, factor: float) -> None:
     (x, y), law = falling(size, width, 0.0, seed), law_of("bnsl", False)
@@ -233,7 +233,7 @@ def test_units_of_y_with_noise_that_is_additive(size: int, width: float, noise: 
         assert float(4 * (moved.curve[0, place] - base.curve[0, place])) == pytest.approx(math.log(factor), abs=1e-4)
 
 
-@settings(QUICK, derandomize=True)  # of rare contexts a descent magnifies rounding
+@QUICK
 @given(st.integers(20, 100), st.floats(0.3, 16.0), st.integers(0, 2**32 - 1), st.floats(-20.0, 20.0))
 def test_units_of_x_enter_through_the_frame_alone(size: int, width: float, seed: int, shift: float) -> None:
     x, y = falling(size, width, seed=seed)
