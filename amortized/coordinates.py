@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hybrid.amortized.law_frame import MODES, Groups, LawFrame, Modes, group, rows_of
+from hybrid.amortized.groups import Groups, group, rows_of
+from hybrid.amortized.law_frame import MODES, LawFrame, Modes
 from hybrid.amortized.smoother import Smooth, forecast, smooth, smoothed
 from hybrid.models.coordinates import Frame
 

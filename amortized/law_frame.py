@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to
+from torch.distributions import biject_to, identity_transform
 
+from hybrid.amortized.groups import Groups, Points, gather, group, rows_of, with_rows
 from hybrid.models.coordinates import Frame
 from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import get_prior
@@ -61,35 +62,6 @@ class Search(NamedTuple):
 SEARCHES = {"quick": Search(8, 3, 4, 10, 3, 5), "thorough": Search(16, 4, 8, 15, 3, 8)}
 
 
-def rows_of(value: Any, rows: Any) -> Any:
-    """Some rows of a tensor, or of a tuple of such, nested to any depth."""
-    return value[rows] if isinstance(value, Tensor) else type(value)(*(rows_of(part, rows) for part in value))
-
-
-def with_rows(value: Any, rows: Tensor, new: Any) -> Any:
-    """A tensor, or a tuple of such, nested to any depth, with some of its rows replaced."""
-    if isinstance(value, Tensor):
-        return value.index_copy(0, rows, new)
-    return type(value)(*(with_rows(old, rows, part) for old, part in zip(value, new, strict=True)))
-
-
-class Groups(NamedTuple):
-    """Points merged to at most so many tokens."""
-
-    token: Tensor  #: (B, N) the token that each point joins
-    number: Tensor  #: (B, T) points of each token, float64
-    x: Tensor  #: (B, T) exp of the mean of log(x / last context x)
-    v: Tensor  #: (B, T) mean of v
-
-
-class Points(NamedTuple):
-    """All points of contexts."""
-
-    x: Tensor  #: (B, N) over the last context x
-    v: Tensor  #: (B, N)
-    mask: Tensor  #: (B, N)
-
-
 class Data(NamedTuple):
     """What the law is fitted to."""
 
@@ -126,37 +98,6 @@ class Conditional(NamedTuple):
     log_sigma_sd: Tensor  #: (..., B)
 
 
-def group(xi: Tensor, v: Tensor, mask: Tensor, most: int) -> Groups:
-    """Merge neighbouring points where there are more than `most`: where they are dense, in rank and in xi alike.
-
-    Parameters
-    ----------
-    xi
-        log(x / last context x), shape (B, N), in increasing order, 0 where the mask is False.
-    v
-        Values, shape (B, N), 0 where the mask is False.
-    mask
-        True on the points of the context, shape (B, N).
-    most
-        Tokens at most.
-    """
-    count = mask.sum(1, keepdim=True)
-    rank = mask.cumsum(1) - 1
-    width = -xi.amin(1, keepdim=True)
-    place = 0.5 * (rank / count) + 0.5 * (1.0 + xi / width)
-    token = torch.where(count > most, (place * most).long().clamp(0, most - 1), rank)
-    token = torch.where(mask, token, 0)
-    size = min(mask.shape[1], most)
-    known = mask.to(v.dtype)
-    number, x_sum, v_sum = (_gather(part, token, size) for part in (known, xi, v))
-    number_or_one = number.clamp(min=1.0)
-    return Groups(token, number, (x_sum / number_or_one).exp(), v_sum / number_or_one)
-
-
-def _gather(values: Tensor, token: Tensor, size: int) -> Tensor:
-    return values.new_zeros(len(values), size).scatter_add_(1, token, values)
-
-
 def frame_prior(prior: AbstractPrior) -> Prior:
     """The prior whose law is fitted: the prior itself where it can be, else a broken power law.
 
@@ -191,6 +132,13 @@ class _State(NamedTuple):
         return part if rows is None else with_rows(self, rows, part)
 
 
+class _Moving(NamedTuple):
+    """Which components of s a descent moves."""
+
+    which: slice | list[int]
+    steps: Tensor  # (1 + k, 1, d): none, and a small one along each
+
+
 class LawFrame(nn.Module):
     """Fits the law of a prior to contexts.
 
@@ -216,6 +164,7 @@ class LawFrame(nn.Module):
         self.size = len(self.names)
         self.inner = [i for i, name in enumerate(self.names) if name in prior.law.nearly_linear]
         self._known: dict[tuple[torch.dtype, torch.device], list[Any]] = {}
+        self._grouped: dict[tuple[torch.dtype, torch.device], list[tuple[Any, list[int]]]] = {}
         with seeded(0):
             draws = prior.draw_torch(PRIOR_DRAWS, torch.float64)
             bank = torch.randn(BANK, self.size, dtype=torch.float64)
@@ -233,6 +182,20 @@ class LawFrame(nn.Module):
             self._known[key] = [biject_to(d.torch(like.dtype, like.device).support) for d in distributions]
         return self._known[key]
 
+    def _kinds(self, like: Tensor) -> list[tuple[Any, list[int]]]:
+        """Each different bijection, with the parameters that it belongs to: short tensors cost as much as their number."""
+        key = (like.dtype, like.device)
+        if key not in self._grouped:
+            kinds: list[tuple[Any, list[int]]] = []
+            for i, bijection in enumerate(self._bijections(like)):
+                members = next((members for known, members in kinds if known == bijection), None)
+                if members is None:
+                    kinds.append((bijection, [i]))
+                else:
+                    members.append(i)
+            self._grouped[key] = kinds
+        return self._grouped[key]
+
     def unconstrain(self, theta: Any) -> Tensor:
         """Parameters by name, each of shape (...), on the real line, shape (..., d)."""
         bijections = self._bijections(theta[self.names[0]])
@@ -240,8 +203,12 @@ class LawFrame(nn.Module):
 
     def constrain(self, s: Tensor) -> dict[str, Tensor]:
         """Parameters by name, each of shape (...), from s of shape (..., d)."""
-        real = (s * self.scale + self.loc).clamp(-FARTHEST, FARTHEST)
-        return {k: b(real[..., i]) for i, (k, b) in enumerate(zip(self.names, self._bijections(real), strict=True))}
+        real = s * self.scale + self.loc
+        columns: dict[int, Tensor] = {}
+        for bijection, members in self._kinds(real):  # what may be any number is what it is
+            whole = (real if bijection == identity_transform else bijection(real.clamp(-FARTHEST, FARTHEST))).unbind(-1)
+            columns.update((i, whole[i]) for i in members)
+        return {name: columns[i] for i, name in enumerate(self.names)}
 
     def curve(self, s: Tensor, x: Tensor, frame: Frame) -> Tensor:
         """v along the law: s of shape (..., B, d), x of shape (B, n), fields of the frame (B, 1); shape (..., B, n)."""
@@ -249,11 +216,9 @@ class LawFrame(nn.Module):
         y: Tensor = self.prior.mean(theta, x, frame)
         return y.log() if self.logarithmic else y
 
-    def _linearise(self, s: Tensor, x: Tensor, frame: Frame, moving: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The curve (B, n) and its derivatives with respect to k components of s (B, n, k), by differences."""
-        each = DIFFERENCE * torch.eye(self.size, dtype=s.dtype, device=s.device)[moving]
-        steps = torch.cat([s.new_zeros(1, self.size), each])
-        found = self.curve(s + steps[:, None], x, frame)
+    def _linearise(self, s: Tensor, x: Tensor, frame: Frame, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """The curve (B, n) and its derivatives with respect to k components of s (B, n, k), by steps (1 + k, 1, d) of them."""
+        found = self.curve(s + steps, x, frame)
         return found[0], ((found[1:] - found[0]) / DIFFERENCE).movedim(0, -1)
 
     def _best_log_sigma(self, squares: Tensor, free: Tensor) -> Tensor:
@@ -266,19 +231,20 @@ class LawFrame(nn.Module):
         base = mu - tau**2 * free
         z = (2.0 * tau**2 * squares.clamp(min=LEAST_SIGMA**2)).log() - 2.0 * base
         w: Tensor = nn.functional.softplus(z)
+        z = 1.0 + z
         for _ in range(LAMBERT_STEPS):
-            w = w * (1.0 + z - w.log()) / (1.0 + w)
+            w = w * (z - w.log()) / (1.0 + w)
         found: Tensor = base + 0.5 * w
         return found.clamp(min=math.log(LEAST_SIGMA))
 
-    def _advance(self, state: _State, data: Data, moving: Sequence[int]) -> _State:
+    def _advance(self, state: _State, data: Data, moving: _Moving) -> _State:
         """One step of Levenberg-Marquardt: try, keep what is better, and choose the next trial."""
-        groups, trial = data.groups, state.trial
+        groups, trial, which = data.groups, state.trial, moving.which
         mu, tau = self.noise
-        found, jacobian = self._linearise(trial, groups.x, data.frame, moving)
+        found, jacobian = self._linearise(trial, groups.x, data.frame, moving.steps)
         residual = groups.v - found
         squares = (groups.number * residual.square()).sum(1) + data.within
-        possible = torch.isfinite(squares) & torch.isfinite(jacobian).flatten(1).all(1)
+        possible = torch.isfinite(squares + 0.0 * jacobian.sum((1, 2)))  # 0 times what is not finite is NaN
         squares = torch.where(possible, squares, 1.0)
         free = (groups.number.sum(1) - self.size).clamp(min=LEAST_FREE)
         log_sigma = self._best_log_sigma(squares, free)
@@ -288,7 +254,7 @@ class LawFrame(nn.Module):
         better = possible & (value < state.value) & state.active
         weighted = jacobian * (groups.number * scaled[:, None])[..., None]
         gram = torch.where(better[:, None, None], weighted.mT @ jacobian, state.gram)
-        slope = torch.where(better[:, None], (weighted.mT @ residual[..., None])[..., 0] - trial[:, moving], state.slope)
+        slope = torch.where(better[:, None], (weighted.mT @ residual[..., None])[..., 0] - trial[:, which], state.slope)
         damping = torch.where(better, 0.2 * state.damping, 6.0 * state.damping).clamp(1e-6, 1e8)
         ridge = 1.0 + damping[:, None] * (gram.diagonal(dim1=1, dim2=2) + 1.0)
         factor = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))[0]
@@ -296,7 +262,7 @@ class LawFrame(nn.Module):
         farthest = move.abs().amax(1, keepdim=True)
         s = torch.where(better[:, None], trial, state.s)
         ahead = s.clone()
-        ahead[:, moving] += move * (FARTHEST_STEP / farthest.clamp(min=FARTHEST_STEP))
+        ahead[:, which] += move * (FARTHEST_STEP / farthest.clamp(min=FARTHEST_STEP))
         return _State(
             ahead,
             s,
@@ -313,13 +279,15 @@ class LawFrame(nn.Module):
 
         Contexts that have converged rest, and are left out once they are many.
         """
-        moving = list(range(self.size)) if moving is None else moving
-        one, count = torch.ones_like(s[:, 0]), len(moving)
+        every = DIFFERENCE * torch.eye(self.size, dtype=s.dtype, device=s.device)
+        which = slice(None) if moving is None else list(moving)
+        steps_of = torch.cat([torch.zeros_like(every[:1]), every[which]])[:, None]
+        one, count = torch.ones_like(s[:, 0]), len(steps_of) - 1
         gram, slope = s.new_zeros(len(s), count, count), s.new_zeros(len(s), count)
         state = _State(s, s, IMPOSSIBLE * one, one, gram, slope, 0.05 * one, one > 0)
         whole, rows = state, None
         for step in range(steps + 1):
-            state = self._advance(state, data, moving)
+            state = self._advance(state, data, _Moving(which, steps_of))
             left = int(state.active.sum())
             if step == steps or left == 0:
                 break
@@ -373,7 +341,7 @@ class LawFrame(nn.Module):
         """
         residual = torch.where(points.mask, points.v - self.curve(s, points.x, data.frame), 0.0).nan_to_num(0.0)
         number = data.groups.number
-        mean = _gather(residual, data.groups.token, number.shape[1]) / number.clamp(min=1.0)
+        mean = gather(residual, data.groups.token, number.shape[1]) / number.clamp(min=1.0)
         within = (residual.square().sum(1) - (number * mean.square()).sum(1)).clamp(min=0.0)
         at = self.curve(s, data.groups.x, data.frame)
         merged = torch.where((number > 1.0) & at.isfinite(), mean + at, data.groups.v)

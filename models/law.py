@@ -1,6 +1,8 @@
 """What a scaling law is: one function of (x, theta) for the noise-free curve."""
 
 import abc
+import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -64,7 +66,10 @@ class Law(abc.ABC):
         InvalidArgumentError
             If they refer to themselves.
         """
-        public = {name: value for name, value in sorted(vars(self).items()) if not name.startswith("_")}
+        made = {
+            name for part in type(self).__mro__ for name, v in vars(part).items() if isinstance(v, functools.cached_property)
+        }
+        public = {name: value for name, value in sorted(vars(self).items()) if not name.startswith("_") and name not in made}
         try:
             found: dict[str, Any] = json.loads(json.dumps(public, default=_stated, skipkeys=True))
         except (ValueError, RecursionError) as error:
@@ -131,9 +136,14 @@ class Law(abc.ABC):
 
 
 def _stated(value: Any) -> Any:
-    """Arrays as lists, all else by the name of what it is."""
+    """Arrays as lists, laws and data classes by what they hold, all else by the name of what it is."""
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, Law):
+        return {"law": _stated(type(value)), "version": value.version, **value.attributes}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {"class": _stated(type(value)), **fields}
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 
@@ -148,7 +158,7 @@ def anchor(xp: Any, frame: Frame) -> Array:
     make the same levels imply absurd slopes, so there the anchor lies a decade back.
     """
     first = xp.asarray(frame.first)
-    return xp.where(first < ANCHOR, first, xp.full_like(first, ANCHOR))
+    return xp.where(first < ANCHOR, first, ANCHOR)
 
 
 def power_factor(xp: Any, frame: Frame, exponent: Array) -> Array:

@@ -47,15 +47,17 @@ def solve_logit(xp: Any, alpha: Array, log_f: Array, steps: int = HALLEY_STEPS) 
     logit of w, of the broadcast shape.
     """
     a, target = xp.stop_gradient(alpha), xp.stop_gradient(log_f)
+    more = a - 1.0
     u = xp.where(target < 0, target + 0.0 * a, target / a)
     for _ in range(steps):
         softplus, w = _logit_terms(xp, u)
-        residual = (a - 1.0) * softplus + u - target
-        slope = a * w + (1.0 - w)
-        curvature = (a - 1.0) * w * (1.0 - w)
-        u = u - 2.0 * residual * slope / (2.0 * slope * slope - residual * curvature)
+        residual = more * softplus + u - target
+        part = more * w
+        slope = part + 1.0
+        curvature = part * (1.0 - w)
+        u = u - residual / (slope - 0.5 * residual * curvature / slope)
     softplus, w = _logit_terms(xp, u)
-    return u - ((alpha - 1.0) * softplus + u - log_f) / (a * w + (1.0 - w))
+    return u - ((alpha - 1.0) * softplus + u - log_f) / (more * w + 1.0)
 
 
 class M4(Law):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hybrid.amortized.coordinates import MOST_TOKENS
-from hybrid.amortized.law_frame import LawFrame, Modes, group
+from hybrid.amortized.groups import group
+from hybrid.amortized.law_frame import LawFrame, Modes
 from hybrid.models.coordinates import Frame
 from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior

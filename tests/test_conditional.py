@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid.amortized.law_frame import LawFrame, group
+from hybrid.amortized.groups import group
+from hybrid.amortized.law_frame import LawFrame
 from hybrid.models.coordinates import Frame
 from hybrid.models.distributions import Distribution
 from hybrid.models.law import Law

@@ -14,6 +14,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from hybrid.amortized.coordinates import MOST_TOKENS
+from hybrid.amortized.groups import group
 from hybrid.amortized.law_frame import (
     COARSE,
     CONVERGED,
@@ -24,7 +25,6 @@ from hybrid.amortized.law_frame import (
     LawFrame,
     Modes,
     frame_prior,
-    group,
 )
 from hybrid.models.coordinates import Frame
 from hybrid.models.distributions import Distribution

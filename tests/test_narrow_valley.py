@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hybrid.amortized import law_frame
 from hybrid.amortized.coordinates import MOST_TOKENS
-from hybrid.amortized.law_frame import LawFrame, Modes, rows_of, with_rows
+from hybrid.amortized.groups import rows_of, with_rows
+from hybrid.amortized.law_frame import LawFrame, Modes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CURVES, NOISE = 150, 5e-4
