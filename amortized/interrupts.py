@@ -1,4 +1,4 @@
-"""Work that an interruption waits for."""
+"""Work that an interruption waits for, and requests to end that are interruptions."""
 
 import contextlib
 import signal
@@ -9,16 +9,43 @@ from types import FrameType
 
 @contextlib.contextmanager
 def undivided() -> Iterator[None]:
-    """Ctrl-C takes effect after the block, not inside it: what it changes is changed whole, and can be saved."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
+    """Ctrl-C takes effect after the block, not inside it: what it changes is changed whole, and can be saved.
+
+    So does a SIGTERM that is handled, as in `ending_gently`.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
     came: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        before(*came[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for late, frame in came[:1]:
+        handlers[signal.Signals(late)](late, frame)
+
+
+@contextlib.contextmanager
+def ending_gently() -> Iterator[None]:
+    """SIGTERM, as `kill` and batch systems send it, acts as Ctrl-C does inside the block: states are saved, workers end.
+
+    The process still ends by that signal, once all is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        if came:
+            signal.raise_signal(signal.SIGTERM)

@@ -251,14 +251,22 @@ class AmortizedPredictive:
         marginal = self._quantiles(self._bars(x), torch.as_tensor(levels)[:, None])[:, 0]
         return np.take_along_axis(marginal, ranks, 0)[:wanted]
 
-    def _extended(self, x: Tensor, y: Tensor) -> Contexts:
-        """Draws (n, N) as contexts. They share their x and most of y: the law is fitted from the modes of their mean."""
-        c, known = self._contexts, torch.ones_like(x, dtype=torch.bool)
-        frame = c.frame._replace(last=x[:1, -1:])
+    def _extended(self, x: Tensor, y: Tensor) -> tuple[Contexts, Tensor]:
+        """Draws (n, N) as contexts, and the unit of their x. They share their x and most of y: the law is fitted from the modes
+        of their mean.
+
+        Ratio coordinates are over the last x of the draws, as in training.
+        """
+        c, known, last = self._contexts, torch.ones_like(x, dtype=torch.bool), x[:1, -1:]
+        unit = last if c.model.prior.coordinates == "ratio" else torch.ones_like(last)
+        old = c.frame
+        first = torch.minimum(old.first, x[:1, :1])
+        frame = Frame(old.x_shift, old.x_scale * unit, old.y_scale, first / unit, last / unit, old.horizon / unit)
+        x = x / unit
         mean = y.log().mean(0, keepdim=True).exp() if self._logarithmic else y.mean(0, keepdim=True)
         starts = Contexts(c.model, x[:1], mean, known[:1], frame).described.modes.s.transpose(0, 1)
         wide = Frame(*(field.expand(len(x), 1) for field in frame))
-        return Contexts(c.model, x, y, known, wide, starts.expand(-1, len(x), -1))
+        return Contexts(c.model, x, y, known, wide, starts.expand(-1, len(x), -1)), unit
 
     def _autoregress(self, query: Tensor, chosen: Array, rest: Array, uniform: Array) -> Array:
         """Curves at sorted positions (1, n_x) in coordinates, shape (draws, n_x), up to the y scale."""
@@ -274,9 +282,9 @@ class AmortizedPredictive:
             by_x = xs.argsort(dim=1, stable=True)
             ys = torch.cat([pair[1] for pair in known], 1).gather(1, by_x)
             xs = xs.gather(1, by_x)
-            batch = self._extended(xs, ys)
+            batch, unit = self._extended(xs, ys)
             at = query[:, part].expand(draws, -1)
-            bars = batch.bars(at)
+            bars = batch.bars(at / unit)
             v = self._of_value(bars).icdf(torch.as_tensor(uniform[part].T.copy(), device=device))
             if self._logarithmic:
                 drawn = v.clamp(-MOST_LOG, MOST_LOG).exp()

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from hybrid.amortized.sampler import draw_curves
 from hybrid.amortized.settings import Settings, check_names, design_for, preset_settings
 from hybrid.amortized.training import curve_loss, generator_of, train
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.models.files import cannot_write, check_writable
+from hybrid.models.files import cannot_write, check_writable, replacing
 from hybrid.models.identity import law_values
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
 
 EVALUATED = 8192  # fresh curves on which the final loss and the range of typical contexts are measured
 TOGETHER = 256
+WRITTEN, BEFORE = (".json", ".safetensors", ".md"), ".before"  # endings of what training writes, and of what it keeps
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 
 
@@ -95,7 +97,8 @@ def train_prior(
 ) -> Card | None:
     """Train a network for a prior, and write its weights and model card.
 
-    An interrupted run goes on where it stopped when called again with the same arguments.
+    An interrupted run goes on where it stopped when called again with the same arguments. Weights of the same prior that the
+    folder holds are kept until the new ones are there, and then under their names with ".before" at the end.
 
     Parameters
     ----------
@@ -128,8 +131,8 @@ def train_prior(
         If there is no such prior or preset.
     InvalidArgumentError
         If a setting is unknown or outside what it may be, the prior's name is no file name, the folder cannot be written to or
-        holds weights of another prior of that name, or the design has contexts of the best so far and the prior a parameter
-        flow, whose likelihood they do not have.
+        holds weights of another prior of that name, or what is no model card in the place of one, or the design has contexts
+        of the best so far and the prior a parameter flow, whose likelihood they do not have.
     TrainingError
         If the loss is no longer finite.
     EngineUnavailableError
@@ -180,22 +183,36 @@ def train_prior(
         **({} if begin is None else {"origin": begin.summary}),
         "scores": scores,
     }
+    for there in (folder / f"{prior.name}{ending}" for ending in WRITTEN):
+        if there.exists():
+            with replacing(there.with_name(f"{there.name}{BEFORE}")) as temporary:
+                shutil.copyfile(there, temporary)
     card = save_checkpoint(folder / prior.name, model, content)
     state_path.unlink(missing_ok=True)
     return card
 
 
 def _check_free(path: Path, prior: AbstractPrior) -> None:
-    """Weights of another prior that has the same name are not written over."""
+    """Weights of another prior that has the same name are not written over, nor is what is no model card."""
     try:
         card = read_card(path)
     except FileFormatError:
+        if path.exists():
+            raise InvalidArgumentError(
+                f"{path} exists and is no model card, which training would write there: move it, or give another folder"
+            ) from None
         return
     if not card.is_about(prior):
         raise InvalidArgumentError(
             f"{path} holds weights of another prior {card.name!r}, with fingerprint {card.fingerprint}: give this one another "
             "name, as by prior.replace(name=...), or another folder, or move those files away"
         )
+
+
+def kept(card: Card) -> Path | None:
+    """The weights that stood in the place of a card's, if there were any: training keeps them."""
+    path = card.weights.with_name(f"{card.weights.name}{BEFORE}")
+    return path if path.exists() else None
 
 
 def training_of(prior: AbstractPrior, preset: str, changes: dict[str, Any], design: Design, origin: str | None = None) -> str:

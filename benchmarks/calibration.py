@@ -63,7 +63,7 @@ def main() -> None:
         lost = 0.0 if model.logarithmic else bars.cdf(torch.zeros_like(bars.loc))
         with torch.inference_mode():
             pits.append(((bars.cdf(to_value(curves.y_target, model.logarithmic)) - lost) / (1.0 - lost)).numpy())
-        reaches.append((curves.x_target / curves.frame.last).numpy())
+        reaches.append((curves.frame.x_from(curves.x_target) / curves.frame.x_from(curves.frame.last)).numpy())
         before.append((curves.x_target < curves.frame.first).numpy())
         if isinstance(model.head, FlowHead):
             theta, _ = model.head.sample(contexts.summary(), contexts.described, DRAWS)

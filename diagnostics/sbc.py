@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hybrid.amortized.design import Design
 from hybrid.diagnostics.simulate import Simulated, exact_draws, simulate
 from hybrid.diagnostics.tarp import references_from_data, tarp_ranks
-from hybrid.diagnostics.uniformity import contraction, normalised_rank
+from hybrid.diagnostics.uniformity import FEWEST, contraction, normalised_rank
 from hybrid.models.distributions import unconstrained
 from hybrid.models.engine import Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
@@ -55,11 +55,15 @@ def _spaced(draws: Mapping[str, Array], count: int) -> dict[str, Array]:
     return {name: value[index] for name, value in draws.items()}
 
 
-def features_of(problems: list[Problem]) -> dict[str, Array]:
-    """What the posteriors knew, by name, each (n,): uniform ranks must not depend on it."""
+def _is_positive(prior: AbstractPrior) -> bool:
+    return not isinstance(prior, Prior) or prior.noise.positive
+
+
+def features_of(problems: list[Problem], positive: bool = True) -> dict[str, Array]:
+    """What the posteriors knew, by name, each (n,): uniform ranks must not depend on it. y may be 0 or less unless positive."""
     return {
         "the last observed y": np.array([p.y[-1] for p in problems]),
-        "the fall of the observed y": np.array([np.log(p.y[0] / p.y[-1]) for p in problems]),
+        "the fall of the observed y": np.array([np.log(p.y[0] / p.y[-1]) if positive else p.y[0] - p.y[-1] for p in problems]),
         "the number of points": np.array([float(p.x.size) for p in problems]),
         "the range of x": np.array([np.log(p.x[-1] / p.x[0]) for p in problems]),
         "the horizon": np.array([float(p.frame.horizon / p.frame.last) for p in problems]),
@@ -116,7 +120,8 @@ def run_sbc(
     EngineUnavailableError
         If the engine cannot serve the prior.
     InvalidArgumentError
-        If the design has contexts of the best so far and the engine is exact: their likelihood is another one.
+        If the design has contexts of the best so far and the engine is exact: their likelihood is another one; if the law has
+        no curve for some draws of the prior; or if too few fits are left to judge.
     """
     if engine not in ("nuts", "pfn"):
         raise EngineUnavailableError(f"engine {engine!r} gives no posterior to calibrate: use 'nuts' or 'pfn'")
@@ -133,12 +138,17 @@ def run_sbc(
         fitted = _exact(prior, simulated, cache, workers, progress)
     posteriors, predictives, ok, thin = fitted
     kept = np.flatnonzero(ok)
+    if kept.size < FEWEST:
+        raise InvalidArgumentError(
+            f"{kept.size} of {simulations} fits do not need review, and {FEWEST} are needed to judge the engine: take more "
+            "simulations, or a prior or design whose chains converge"
+        )
     groups: dict[str, xr.Dataset] = {}
     if posteriors is not None:
         groups = _parameter_groups(prior, simulated, posteriors, kept, thin, rng)
     groups["predictive"] = _predictive_group(simulated, predictives, kept, rng, progress)
-    groups["tarp"] = _tarp_group(simulated, predictives, kept, seed, rng, progress)
-    features = features_of([simulated.problems[i] for i in kept])
+    groups["tarp"] = _tarp_group(simulated, predictives, kept, _is_positive(prior), seed, rng, progress)
+    features = features_of([simulated.problems[i] for i in kept], _is_positive(prior))
     groups["features"] = xr.Dataset({name: ("draw", value) for name, value in features.items()})
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = {
@@ -234,7 +244,7 @@ def _classes(prior: AbstractPrior, theta: Mapping[str, Array]) -> dict[str, Arra
 def _predictive_group(
     simulated: Simulated, predictives: list[Any], kept: Array, rng: np.random.Generator, progress: bool
 ) -> xr.Dataset:
-    pits, distances, widths = [], [], []
+    pits, distances, firsts, widths = [], [], [], []
     for i in tqdm(kept, desc="held-out points", unit="curve", disable=not progress):
         frame = simulated.problems[i].frame
         x = frame.x_from(simulated.x_target[i])
@@ -242,7 +252,9 @@ def _predictive_group(
         pits.append(predictives[i].cdf(x, y))
         low, middle, high = predictives[i].quantile(x, [0.05, 0.5, 0.95])
         widths.append((high - low) / middle)
-        distances.append(simulated.x_target[i] / frame.last)
+        last = frame.x_from(frame.last)
+        distances.append(x / last)
+        firsts.append(float(frame.x_from(frame.first) / last))
     pit = np.stack(pits)
     one = np.take_along_axis(pit, rng.integers(pit.shape[1], size=(len(pit), 1)), 1)[:, 0]
     dims = ("draw", "target")
@@ -250,7 +262,7 @@ def _predictive_group(
         {
             "pit": (dims, pit),
             "distance": (dims, np.stack(distances)),
-            "first": ("draw", [float(simulated.problems[i].frame.first / simulated.problems[i].frame.last) for i in kept]),
+            "first": ("draw", firsts),
             "width": (dims, np.stack(widths)),
             "pit_one": ("draw", one),
         }
@@ -258,21 +270,31 @@ def _predictive_group(
 
 
 def _tarp_group(
-    simulated: Simulated, predictives: list[Any], kept: Array, seed: int, rng: np.random.Generator, progress: bool
+    simulated: Simulated,
+    predictives: list[Any],
+    kept: Array,
+    positive: bool,
+    seed: int,
+    rng: np.random.Generator,
+    progress: bool,
 ) -> xr.Dataset:
-    """Ranks of the log of JOINT held-out values."""
+    """Ranks of the log of up to JOINT held-out values, or of the values themselves where they may be 0 or less."""
+
+    def value(y: Array) -> Array:
+        return np.log(np.maximum(y, 1e-12)) if positive else y
+
     chosen = kept[:JOINT_CURVES]
-    columns = np.linspace(0, simulated.x_target.shape[1] - 1, JOINT).round().astype(int)
+    columns = np.unique(np.linspace(0, simulated.x_target.shape[1] - 1, JOINT).round().astype(int))
     draws, truth, last, spread = [], [], [], []
     for i in tqdm(chosen, desc="joint targets", unit="curve", disable=not progress):
         problem = simulated.problems[i]
         x = problem.frame.x_from(simulated.x_target[i, columns])
         drawn = predictives[i].sample(x, JOINT_DRAWS, seed + int(i)) / problem.frame.y_scale
-        draws.append(np.log(np.maximum(drawn, 1e-12)))
-        truth.append(np.log(np.maximum(simulated.y_target[i, columns], 1e-12)))
-        last.append(np.log(problem.y[-1]))
-        spread.append(max(float(np.std(np.log(problem.y))), 1e-6))
-    references = references_from_data(np.array(last), np.array(spread), JOINT, rng)
+        draws.append(value(drawn))
+        truth.append(value(simulated.y_target[i, columns]))
+        last.append(value(problem.y[-1]))
+        spread.append(max(float(np.std(value(problem.y))), 1e-6))
+    references = references_from_data(np.array(last), np.array(spread), len(columns), rng)
     return xr.Dataset({"y": ("draw", tarp_ranks(np.stack(draws), np.stack(truth), references, rng))})
 
 

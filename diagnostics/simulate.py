@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from hybrid.amortized.design import Design
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import Problem
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
+from hybrid.models.files import DAMAGED
 from hybrid.models.prior import AbstractPrior, Prior
 
 Array = Any
@@ -35,7 +35,7 @@ def simulate(prior: AbstractPrior, curves: int, design: Design, seed: int) -> Si
     Raises
     ------
     InvalidArgumentError
-        If curves < 1.
+        If curves < 1, or the law has no curve for some of the parameters that the prior draws.
     """
     import torch
 
@@ -44,6 +44,12 @@ def simulate(prior: AbstractPrior, curves: int, design: Design, seed: int) -> Si
     if curves < 1:
         raise InvalidArgumentError(f"the number of curves must be at least 1, got {curves}")
     batch = sample_curves(prior, curves, design, seed, dtype=torch.float64)
+    undefined = int((batch.y_context.isnan() & batch.mask).any(1).logical_or(batch.y_target.isnan().any(1)).sum())
+    if undefined:
+        raise InvalidArgumentError(
+            f"{undefined} of {curves} curves of prior {prior.name!r} are not numbers at some position of the design: narrow "
+            "the prior or the horizons, or let the law's `admits` leave such parameters out"
+        )
     problems = []
     for i in range(curves):
         mask = batch.mask[i].numpy()
@@ -97,7 +103,7 @@ def exact_draws(
     from hybrid.models.nuts import run_nuts
 
     key = hashlib.sha256(f"{identity(prior)} {draws}".encode() + b"".join(p.y.tobytes() for p in problems)).hexdigest()
-    found = {} if cache is None or not cache.exists() else _read(cache, key)
+    found = {} if cache is None or not cache.exists() else _read(cache, key, [p.name for p in prior.parameters])
     done = len(found["status"]) if found else 0
     for start in range(done, len(problems), CHUNK):
         results = run_nuts(prior, problems[start : start + CHUNK], seed=start, progress=progress, workers=workers)
@@ -112,15 +118,17 @@ def exact_draws(
     return ExactDraws({p.name: found[p.name] for p in prior.parameters}, found["status"], found["ess"])
 
 
-def _read(cache: Path, key: str) -> dict[str, Array]:
+def _read(cache: Path, key: str, names: Sequence[str]) -> dict[str, Array]:
     remedy = "delete it, or name another file"
     try:
         with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as stored:  # what is damaged leaves no open file
             found = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise FileFormatError(f"{cache} is damaged ({error}): {remedy}") from None
     if str(found.pop("key", "")) != key:
         raise FileFormatError(f"{cache} holds the draws of other curves: {remedy}")
+    if set(found) != {*names, "status", "ess"} or len({len(part) for part in found.values()}) != 1:
+        raise FileFormatError(f"{cache} is damaged (it lacks a part): {remedy}")
     return found
 
 

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
+from hybrid.models.errors import InvalidArgumentError
+
 Array = Any
 LEVEL = 0.99  # half of 1 - LEVEL goes to the band, the other half is shared out among the tests of the scores
 BAND_SIMULATIONS, MOST_SIMULATIONS = 2000, 10_000
 MOST = 2000  # values that the band is made for; of more, evenly spaced ones are taken
 LEAST = 1e-300  # of a tail's probability
+FEWEST = 8  # values that anything can be said of
 EDGE = 1e-6  # ranks and PIT closer to 0 or 1 than this count as this far
 
 
@@ -34,17 +37,20 @@ class Uniformity(NamedTuple):
     dependence: float  #: the standardised rank correlation that is furthest from 0 among the features; 0 without features
     feature: str  #: the feature that it is with
     p: float  #: smallest p-value of the three, times the number of tests (Bonferroni), at most 1
+    undefined: int = 0  #: how many of the values are no numbers; all else is about the others
 
     @property
     def ok(self) -> bool:
-        """Inside the band, and no test of the scores rejects."""
-        return self.excess == 0.0 and self.p > 0.5 * (1.0 - self.level)
+        """Inside the band, no test of the scores rejects, and every value is a number."""
+        return self.excess == 0.0 and self.p > 0.5 * (1.0 - self.level) and not self.undefined
 
     @property
     def diagnosis(self) -> str:
         """In words, what is wrong; empty where nothing is."""
         if self.ok:
             return ""
+        if self.undefined:
+            return f"{self.undefined} of {self.values} values are not numbers"
         least = {
             "shifted up: the truth lies higher than the posterior has it": self.shift,
             "shifted down: the truth lies lower than the posterior has it": -self.shift,
@@ -123,7 +129,7 @@ def check_uniform(values: Array, features: Mapping[str, Array] | None = None, le
     Parameters
     ----------
     values
-        Independent ranks or PIT in [0, 1], shape (n,), n at least 8.
+        Independent ranks or PIT in [0, 1], shape (n,), at least 8 of them numbers: a quantity with any that is NaN fails.
     features
         What was known to the posterior, by name, each of shape (n,).
     level
@@ -133,9 +139,20 @@ def check_uniform(values: Array, features: Mapping[str, Array] | None = None, le
     Returns
     -------
     Uniformity; `ok` says whether the quantity passes.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If fewer than 8 values are numbers.
     """
     values = np.asarray(values, dtype=float).ravel()
-    n = values.size
+    known = np.isfinite(values)
+    total, n, values = values.size, int(known.sum()), values[known]
+    features = {name: np.asarray(feature)[known] for name, feature in (features or {}).items()}
+    if n < FEWEST:
+        raise InvalidArgumentError(
+            f"{n} of {total} ranks or PIT are numbers, and {FEWEST} are needed to judge their uniformity"
+        )
     _, difference, low, high = ecdf_band(values, band_level(level))
     excess = float(np.maximum(np.maximum(low - difference, difference - high), 0.0).max())
     z = special.ndtri(np.clip(values, EDGE, 1.0 - EDGE))
@@ -143,12 +160,13 @@ def check_uniform(values: Array, features: Mapping[str, Array] | None = None, le
     squares = float(np.sum(z * z))
     tail = stats.chi2.sf(squares, n), stats.chi2.cdf(squares, n)
     spread = -float(special.ndtri(max(tail[0], LEAST))) if tail[0] < 0.5 else float(special.ndtri(max(tail[1], LEAST)))
-    correlations = {name: np.sqrt(n - 1.0) * _spearman(values, f) for name, f in (features or {}).items()}
+    correlations = {name: np.sqrt(n - 1.0) * _spearman(values, f) for name, f in features.items()}
     feature = max(correlations, key=lambda name: abs(correlations[name]), default="")
     dependence = float(correlations.get(feature, 0.0))
     tests = [2 * stats.norm.sf(abs(shift)), 2 * min(*tail, 0.5)]
     tests += [2 * stats.norm.sf(abs(c)) for c in correlations.values()]
-    return Uniformity(n, level, excess, shift, spread, dependence, feature, float(min(1.0, len(tests) * min(tests))))
+    p = float(min(1.0, len(tests) * min(tests)))
+    return Uniformity(total, level, excess, shift, spread, dependence, feature, p, total - n)
 
 
 def _spearman(one: Array, other: Array) -> float:

@@ -22,7 +22,7 @@ from hybrid.benchmark_methods import Record
 from hybrid.benchmark_scores import score_curve
 from hybrid.diagnostics.scores import MSCE_LEVELS
 from hybrid.models.files import replacing
-from hybrid.plotting import COLOURS, INK, MORE_COLOURS, MUTED, WARNING, as_label, is_log_y, log_axis
+from hybrid.plotting import COLOURS, INK, MORE_COLOURS, MUTED, WARNING, as_label, is_log_y, linear_axis, log_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _COLOURS = (*MORE_COLOURS, "#222222")
 _MARKERS = "osD^vP*X<>"
 _COLUMNS, _ROWS = 4, 6
+_NARROW = 3.0  # ratio of the ends of x below which a logarithmic axis needs ticks of its own
 _LEAST_COLUMNS = 3  # the legend needs the room
 _TITLE_LETTERS = 33
 _MOST_POINTS = 150  # of a context or of targets in one panel: more are thinned
@@ -99,6 +100,7 @@ def _limits(ax: Axes, case: Case, record: Record) -> None:
         drawn = np.clip(np.concatenate([median, low, high]), data.min() - 0.6 * reach, data.max() + 0.6 * reach)
         bottom = min(data.min(), np.nanmin(drawn)) - 0.05 * reach
         top = max(data.max(), np.nanmax(drawn)) + 0.05 * reach
+        linear_axis(ax.yaxis, bottom, top)
     ax.set_ylim(bottom, top)
 
 
@@ -117,6 +119,9 @@ def _panel(ax: Axes, case: Case, record: Record) -> None:
     log_axis(ax.xaxis, float(x[0]), float(x[-1]))
     if x[-1] / x[0] > 10:
         ax.xaxis.set_major_locator(ticker.LogLocator(numticks=5))
+    elif x[-1] / x[0] < _NARROW:  # labels of 1, 2, 5 do not lie in it, and those of tenths would cover one another
+        ax.xaxis.set_major_locator(ticker.FixedLocator(np.geomspace(x[0], x[-1], 3).tolist()))
+        ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
     _limits(ax, case, record)
     scores = score_curve(case, record)
     remark = " (needs review)" if record["needs_review"] else ""
@@ -195,7 +200,7 @@ def plot_calibration(table: pd.DataFrame) -> Figure:
             ax.plot(MSCE_LEVELS, row[names].to_numpy()[0], linewidth=1.3, markersize=4, alpha=0.9, **_style(k))
         ax.set_xlim(0.45, 1.02)
         ax.set_ylim(-0.02, 1.02)
-        ax.set_title(f"{domain}, {int(row['points'].iloc[0]):,} points", fontsize=9, loc="left")
+        ax.set_title(as_label(f"{domain}, {int(row['points'].iloc[0]):,} points"), fontsize=9, loc="left")
         ax.set_xlabel("nominal coverage", fontsize=8)
     axes[0].set_ylabel("observed coverage", fontsize=8)
     for ax in axes[len(domains) :]:
@@ -205,7 +210,9 @@ def plot_calibration(table: pd.DataFrame) -> Figure:
 
 
 def _legend(figure: Figure, methods: Sequence[str]) -> None:
-    handles = [Line2D([], [], linewidth=1.3, markersize=5, label=method, **_style(k)) for k, method in enumerate(methods)]
+    handles = [
+        Line2D([], [], linewidth=1.3, markersize=5, label=as_label(method), **_style(k)) for k, method in enumerate(methods)
+    ]
     room = figure.get_size_inches()[0] / (0.075 * max(map(len, methods)) + 0.7)
     figure.legend(handles=handles, loc="outside lower left", ncols=max(1, int(room)), frameon=False, fontsize=8)
 
@@ -234,7 +241,7 @@ def plot_cost(table: pd.DataFrame) -> Figure:
         own = table[table["domain"] == domain].set_index("method")
         for ax, (score, title) in zip(axes[2 * row : 2 * row + 2], titles.items(), strict=True):
             _cost_panel(ax, own, methods, score)
-            ax.set_title(f"{domain}: {title}", fontsize=9, loc="left")
+            ax.set_title(as_label(f"{domain}: {title}"), fontsize=9, loc="left")
     for ax in axes[-2:]:
         ax.set_xlabel("milliseconds per curve, fit and forecast", fontsize=8)
     _legend(figure, methods)

@@ -5,8 +5,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import io
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from hybrid.benchmark_methods import BANDS, GRID, Method, Record, as_method, bat
 from hybrid.benchmark_scores import curve_table, render, summarise
 from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.models.files import replacing
+from hybrid.models.files import DAMAGED, replacing
 from hybrid.models.prior import AbstractPrior
 from hybrid.spreading import spread
 
@@ -74,7 +72,7 @@ class _Cache:
             content = io.BytesIO(self._path(method, case).read_bytes())
             with np.load(content, allow_pickle=False) as arrays:
                 record = {name: arrays[name] for name in _KEPT}
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        except DAMAGED:
             return None
         n = case.curve.x_target.size
         complete = record["bands"].shape == (len(BANDS), n) and record["grid_bands"].shape == (len(BANDS), GRID)

@@ -16,7 +16,7 @@ from hybrid.diagnostics.datatree import read_datatree, write_datatree
 from hybrid.diagnostics.scores import coverage
 from hybrid.diagnostics.uniformity import LEVEL, Uniformity, check_uniform
 from hybrid.models.checks import as_integer
-from hybrid.models.errors import EngineUnavailableError, UnknownNameError
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
 
@@ -113,7 +113,7 @@ class Calibration:
 
         contractions = importlib.import_module("hybrid.diagnostics.sbc").contractions
         rows = {name: {**check._asdict(), "ok": check.ok} for name, check in self.checks.items()}
-        found = pd.DataFrame(rows).T.drop(columns=["feature", "level"])
+        found = pd.DataFrame(rows).T.drop(columns=["feature", "level", "undefined"])
         found = found.astype({name: bool if name == "ok" else float for name in found.columns}).astype({"values": int})
         if "truth" in self.data.children:
             found["contraction"] = pd.Series(contractions(self.data))
@@ -247,6 +247,10 @@ def calibrate(
             raise EngineUnavailableError(f"engine {engine!r} gives no posterior of its own to calibrate: use 'nuts' or 'pfn'")
         raise UnknownNameError(f"no engine called {engine!r} can be calibrated; there are {', '.join(SIMULATIONS)}")
     count = SIMULATIONS[engine] if simulations is None else as_integer(simulations, "simulations", 16, 10**6)
+    if engine == "nuts" and checkpoint is not None:
+        raise InvalidArgumentError(
+            "weights are what engine 'pfn' is calibrated with: leave checkpoint out, or take engine='pfn'"
+        )
     workers = as_integer(workers, "workers", 1, 1024)
     seed = as_integer(seed, "seed", 0, 2**32 - 2)
     if design is None:

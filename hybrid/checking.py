@@ -279,8 +279,8 @@ def plot_checks(fit: Fit) -> Any:
     """Prior predictive, posterior predictive and leave-one-out PIT of a fit, as one figure.
 
     Left: bands of 50 and 90 % of curves drawn from the prior over the observed x, and the data. Middle: observed over
-    median of replicated data, with bands of 50 and 90 % of the replicates. Right: ECDF of the leave-one-out PIT less that of
-    the uniform, with its simultaneous 99 % band.
+    median of replicated data (less the median, where noise makes some 0 or less), with bands of 50 and 90 % of the replicates.
+    Right: ECDF of the leave-one-out PIT less that of the uniform, with its simultaneous 99 % band.
 
     Returns
     -------
@@ -299,9 +299,10 @@ def plot_checks(fit: Fit) -> Any:
     curve = fit.curve
     draws = prior_predictive(fit)
     figure, axes = plt.subplots(1, 3, figsize=(11.0, 3.3), layout="constrained")
-    replicated = fit.data["posterior_predictive"]["y"].to_numpy()
-    ratio = np.log(replicated.reshape(-1, curve.x.size)) - np.log(np.median(replicated.reshape(-1, curve.x.size), axis=0))
-    observed = np.log(curve.y) - np.log(np.median(replicated.reshape(-1, curve.x.size), axis=0))
+    replicated = fit.data["posterior_predictive"]["y"].to_numpy().reshape(-1, curve.x.size)
+    scale = np.log if np.all(replicated > 0) else np.asarray
+    middle = scale(np.median(replicated, axis=0))
+    ratio, observed = scale(replicated) - middle, scale(curve.y) - middle
     for ax, values, points in ((axes[0], draws, curve.y), (axes[1], ratio, observed)):
         for mass, shade in ((0.9, 0.16), (0.5, 0.38)):
             low, high = np.quantile(values, [0.5 - mass / 2, 0.5 + mass / 2], axis=0)
@@ -310,11 +311,12 @@ def plot_checks(fit: Fit) -> Any:
         ax.set_xlabel(as_label(curve.x_label))
         if curve.x[-1] / curve.x[0] > 20:
             ax.set_xscale("log")
-    axes[0].set_yscale("log")
+    if np.all(np.quantile(draws, 0.05, axis=0) > 0):
+        axes[0].set_yscale("log")
     axes[0].set_ylabel(as_label(curve.y_label))
     axes[0].set_title("prior predictive", fontsize="medium", loc="left")
     axes[0].legend(fontsize="x-small", frameon=False)
-    axes[1].set_ylabel("log of y over the replicates' median")
+    axes[1].set_ylabel(f"{'log of y over' if scale is np.log else 'y less'} the replicates' median")
     axes[1].set_title("posterior predictive", fontsize="medium", loc="left")
     points, difference, low, high = ecdf_band(pit[np.isfinite(pit)])
     axes[2].fill_between(points, low, high, color="#BBBBBB", alpha=0.5, linewidth=0, step="mid")

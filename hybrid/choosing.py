@@ -1,6 +1,7 @@
 """`next_points`: where to measure next."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,14 @@ def next_points(
     Raises
     ------
     InvalidArgumentError
-        If candidates are not positive finite numbers or repeat, or k is not from 1 to their number.
+        If candidates are not positive finite numbers or repeat, k is not from 1 to their number, or the engine gives a point
+        estimate.
     As `hybrid.fit`, for all else.
+
+    Warns
+    -----
+    UserWarning
+        If the fit that chooses needs review, with its verdict.
 
     Examples
     --------
@@ -74,7 +81,11 @@ def next_points(
     k = as_integer(k, "k", 1, x.size)
     if horizon is None:
         horizon = float(max(x.max(), np.max(curve.x)))
+    if engine == "least_squares":
+        raise InvalidArgumentError("a point estimate does not say where it is uncertain: use engine='pfn' or 'nuts'")
     fitted = fit(curve, prior, engine, horizon, y_scale, seed, progress, **options)
+    if fitted.status != "ok":
+        warnings.warn(fitted.verdict, stacklevel=2)
     sd = fitted.predict(x)["sd"].to_numpy()
     if not np.all(np.isfinite(sd)):
         raise InvalidArgumentError(f"the predictive variance is not finite at all candidates: {fitted.verdict}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hybrid.amortized.interrupts import ending_gently
 from hybrid.benchmark_command import benchmark_command
 from hybrid.calibration_commands import calibrate_command, report_command
 from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError
@@ -44,7 +45,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with ending_gently():
+                return super().invoke(ctx)
         except HybridError as error:
             raise _Failure(" ".join(str(error).split())) from None
         except BrokenPipeError:  # as of `hybrid priors | head`: click ends quietly
@@ -147,13 +149,17 @@ def _request_options(command: Command) -> Command:
 def _horizon(curve: Curve, at: Sequence[float], horizon: float | None) -> float:
     """The stated horizon, or ten times the last context x, or as far as a forecast or a held-out point asks."""
     from hybrid.fitting import HORIZON_FACTOR
+    from hybrid.models.checks import LIMIT
 
+    for x in at:
+        if x > LIMIT:
+            raise InvalidArgumentError(f"--at {x:g} is beyond {LIMIT:g}, the largest x there is: give it in larger units")
     if horizon is not None:
         for x in at:
             if x > horizon:
                 raise InvalidArgumentError(f"--at {x:g} lies beyond --horizon {horizon:g}: give a horizon of {x:g} or more")
         return horizon
-    return max([HORIZON_FACTOR * float(curve.x[-1]), *at, *_targets(curve)[0]])
+    return max([min(HORIZON_FACTOR * float(curve.x[-1]), LIMIT), *at, *_targets(curve)[0]])
 
 
 def _said_horizon(horizon: float, request: _Request) -> str:
@@ -369,7 +375,7 @@ def train_command(
     machines, start the command with torchrun.
     """
     from hybrid.amortized.design import Design
-    from hybrid.amortized.release import train_prior
+    from hybrid.amortized.release import kept, train_prior
     from hybrid.amortized.settings import check_names, design_for
     from hybrid.reading import read_prior
 
@@ -382,6 +388,9 @@ def train_command(
     card = train_prior(chosen, preset, out, design, device, devices, origin=origin, **changes)
     if card is not None:
         click.echo(f"wrote {card.weights} and {card.path.name}")
+        before = kept(card)
+        if before is not None:
+            click.echo(f"the weights that were there are kept as {before.name}")
 
 
 def _read_json(path: Path) -> Any:
@@ -390,7 +399,7 @@ def _read_json(path: Path) -> Any:
     text = read_text(path)
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"{path} is not JSON: {error}") from None
 
 

@@ -85,14 +85,18 @@ class Agreement:
     @property
     def ok(self) -> bool:
         """Whether forecasts and parameters agree within the thresholds."""
-        return float(self.table["cdf"].max()) <= MAX_CDF and not self.c2st > MAX_C2ST
+        cdf = self.table["cdf"]
+        return bool(cdf.notna().all()) and float(cdf.max()) <= MAX_CDF and not self.c2st > MAX_C2ST
 
     @property
     def verdict(self) -> str:
         """One line: agree or not, by how much, and what to do."""
         cdf = self.table["cdf"]
-        worst = f"{float(cdf.max()):.3f} where they differ most, at x = {float(cdf.idxmax()):.4g}"
-        parts = [f"predictive cdfs differ by {worst} (at most {MAX_CDF})"]
+        undefined = [f"{x:.4g}" for x in cdf.index[cdf.isna()]]
+        parts = [f"there is no forecast to compare at x = {', '.join(undefined)}"] if undefined else []
+        if len(undefined) < len(cdf):
+            worst = f"{float(cdf.max()):.3f} where they differ most, at x = {float(cdf.idxmax()):.4g}"
+            parts.append(f"predictive cdfs differ by {worst} (at most {MAX_CDF})")
         if not np.isnan(self.c2st):
             parts.append(f"a classifier tells the parameters apart with accuracy {self.c2st:.2f} (at most {MAX_C2ST})")
         names = f"{self.second.engine} and {self.first.engine}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,7 +95,12 @@ def _tick_label(value: float, powers: bool) -> str:
 
 
 def as_label(text: str) -> str:
-    """The text as matplotlib takes it: formulas between dollars stay, and dollars that begin none are dollars."""
+    """The text as matplotlib takes it: formulas between dollars stay, and dollars that begin none are dollars.
+
+    What begins or ends with a space, as between two prices, is no formula.
+    """
+    if any(inside != inside.strip() for inside in re.findall(r"(?<!\\)\$(.*?)(?<!\\)\$", text)):
+        return text.replace("$", r"\$")
     try:
         for line in text.splitlines() if "$" in text else ():  # as matplotlib draws it: line by line
             MathTextParser("agg").parse(line)
@@ -113,6 +119,12 @@ def log_axis(axis: Any, low: float, high: float) -> None:
     powers = low < 1e-3 or high > 2e4
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _tick_label(value, powers)))
     axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def linear_axis(axis: Any, low: float, high: float) -> None:
+    """Ticks that say all of a number: matplotlib puts a common factor, or what all share, above the axis, where it is lost."""
+    digits = 3 + max(0, math.ceil(math.log10(max(abs(low), abs(high)) / (high - low)))) if high > low else 6
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.{min(digits, 15)}g}"))
 
 
 def figure_settings() -> dict[str, Any]:
@@ -157,6 +169,7 @@ def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -
         top = min(float(np.max(outer)), float(np.max(inner)) + reach)
         margin = 0.05 * (top - bottom)
         ax.set_ylim(bottom - margin, top + margin)
+        linear_axis(ax.yaxis, bottom, top)
     ax.set_xlabel(as_label(curve.x_label))
     ax.set_ylabel(as_label(curve.y_label))
     ax.grid(True, color="#E6E6E6", linewidth=0.6)

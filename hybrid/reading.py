@@ -30,7 +30,11 @@ def read_prior(named: "str | AbstractPrior") -> "AbstractPrior":
     from hybrid.models.registry import get_prior, prior_from_json
 
     if isinstance(named, str) and named.endswith(".json"):
-        return prior_from_json(read_text(named))
+        text = read_text(named)
+        try:
+            return prior_from_json(text)
+        except FileFormatError as error:
+            raise FileFormatError(f"{named}: {error}") from None
     return get_prior(named)
 
 
@@ -43,7 +47,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         If the file is missing, unreadable, or not such text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InvalidArgumentError(f"there is no file {path}: check the path") from None
     except UnicodeDecodeError:

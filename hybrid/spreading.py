@@ -1,5 +1,6 @@
 """Spread independent calls: here, over processes of this machine, or over the workers of a Dask cluster."""
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,8 +37,14 @@ def _over_cluster(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
         try:
             for future in distributed.as_completed(list(futures), loop=client.loop):
                 yield futures[future], future.result()
+        except (distributed.comm.CommClosedError, distributed.CancelledError, distributed.KilledWorker) as error:
+            raise EngineUnavailableError(
+                f"the cluster at {address} was lost ({' '.join(str(error).split())[:200]}): see to its scheduler and workers; "
+                "where results are kept, the same call goes on from them"
+            ) from None
         finally:
-            client.cancel(list(futures))
+            with contextlib.suppress(Exception):
+                client.cancel(list(futures))
 
 
 def spread(

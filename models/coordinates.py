@@ -96,3 +96,18 @@ def get_coordinates(name: str) -> Coordinates:
     if name not in COORDINATES:
         raise UnknownNameError(f"unknown coordinates {name!r}; there are {', '.join(COORDINATES)}")
     return COORDINATES[name]
+
+
+def as_floating(xp: Any, values: Array) -> Array:
+    """An array of the namespace as it is, or where it holds integers in 64-bit floats, or those that JAX is set to."""
+    if xp.isdtype(values.dtype, "real floating"):
+        return values
+    return 1.0 * values if xp.name == "jax" else xp.astype(values, xp.float64)
+
+
+def cast_frame(xp: Any, frame: Frame, like: Array) -> Frame:
+    """The frame with its fields as arrays of the library, dtype and device of `like`, or 64-bit floats if it holds integers."""
+    like = as_floating(xp, like)
+    if xp.name == "torch":
+        return Frame(*(xp.asarray(v, dtype=like.dtype, device=like.device) for v in frame))
+    return Frame(*(xp.asarray(v, dtype=like.dtype) for v in frame))

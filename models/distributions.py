@@ -116,6 +116,26 @@ class Distribution:
             return (value >= 0.0) & (value <= 1.0), 0.5
         return value > 0, 1.0
 
+    def spread_out(self, share: np.ndarray) -> np.ndarray:
+        """Values where the density is above 0, of the size that draws have: increasing in the shares, which are in (0, 1).
+
+        Of a discrete family all values in turn, whatever the shares.
+        """
+        share = np.asarray(share, dtype=float)
+        score = np.log(share) - np.log1p(-share)
+        if self.family == "Categorical":
+            possible = np.flatnonzero(np.asarray(self["probs"]) > 0)
+            return possible[np.arange(share.size) % possible.size].reshape(share.shape).astype(float)
+        if self.family in ("Normal", "StudentT"):
+            return np.asarray(self["loc"] + self["scale"] * score)
+        if self.family == "LogNormal":
+            return np.asarray(np.exp(self["loc"] + self["scale"] * score))
+        if self.family in ("Uniform", "Beta"):
+            low, high = (self["low"], self["high"]) if self.family == "Uniform" else (0.0, 1.0)
+            return np.asarray(low + (high - low) * share)
+        size = {"HalfNormal": lambda: self["scale"], "Exponential": lambda: 1.0 / self["rate"]}
+        return np.asarray(-np.log1p(-share) * size.get(self.family, lambda: self["concentration"] / self["rate"])())
+
     def replace(self, **hyperparameters: Any) -> "Distribution":
         """The same family with some hyperparameters changed."""
         return Distribution(self.family, **{**dict(self.hyperparameters), **hyperparameters})

@@ -17,6 +17,7 @@ from typing import Any
 from hybrid.models.bnsl import PRIOR as BNSL
 from hybrid.models.coordinates import Frame
 from hybrid.models.distributions import Distribution
+from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.law import Law, Theta
 from hybrid.models.m4 import PRIOR as M4
 from hybrid.models.prior import Parameter, Prior
@@ -62,6 +63,19 @@ class Drifting(Law):
         self.formula = f"{law.formula}, times exp(drift(log x))"  # type: ignore[misc]
         self.version = law.version  # type: ignore[misc]
         self.nearly_linear = (*law.nearly_linear, *NAMES)
+        self.computable = law.computable
+        self.constrained = law.constrained  # type: ignore[misc]
+
+    @property
+    def is_own(self) -> bool:
+        return self.law.is_own
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return self.law.attributes
+
+    def admits(self, xp: Any, theta: Theta) -> Array:
+        return self.law.admits(xp, theta)
 
     def mean(self, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
         return self.centre(xp, x, theta, frame) * xp.exp(drift(xp, xp.log(x), theta, xp.ones_like(theta["drift"])))
@@ -92,7 +106,17 @@ def with_drift(prior: Prior) -> Prior:
     ----------
     prior
         A prior whose noise is "lognormal", in coordinates "ratio".
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is another.
     """
+    if prior.noise.name != "lognormal" or prior.coordinates != "ratio":
+        raise InvalidArgumentError(
+            f"drift is of log y along log x: it needs lognormal noise and ratio coordinates, and prior {prior.name!r} has "
+            f"{prior.noise.name} noise and {prior.coordinates} coordinates"
+        )
     own = [p for p in prior.parameters if p.name != "sigma"]
     sigma = [p for p in prior.parameters if p.name == "sigma"]
     parameters = (*own, DRIFT, DRIFT_DECAY, *WAVE_PARAMETERS, *sigma)

@@ -2,11 +2,17 @@
 
 import contextlib
 import os
+import stat
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from hybrid.models.errors import InvalidArgumentError
+
+#: what reading a damaged .npz file raises
+DAMAGED = (OSError, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def cannot_write(path: Path, error: OSError) -> InvalidArgumentError:
@@ -24,7 +30,9 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise InvalidArgumentError(f"{path} is a directory: give the name of a file")
-    folder = path.absolute().parent
+    if path.exists() and not path.stat().st_mode & stat.S_IWUSR:
+        raise InvalidArgumentError(f"{path} is there, and write-protected: give another name, or unprotect it")
+    folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")
     try:
@@ -38,21 +46,23 @@ def check_writable(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place only once it is complete.
 
+    A link stays, and what it points to is replaced. A file that was there leaves its permissions.
+
     Raises
     ------
     InvalidArgumentError
         If it cannot be written.
     """
-    temporary = None
+    temporary, place = None, Path(os.path.realpath(path))
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=place.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        temporary.chmod(stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~umask)
+        temporary.replace(place)
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:

@@ -263,6 +263,13 @@ def _noise_scale(prior: Prior, problem: Problem, theta: dict[str, float], count:
     return float(np.clip(max(sigma, SMALLEST_SIGMA), free.low, free.high))
 
 
+def _misses(prior: Prior, problem: Problem, theta: dict[str, float]) -> bool:
+    """Whether the curve lies to one side of the data, by more than they scatter."""
+    mean = prior.law.mean(get_namespace("numpy"), problem.x, {k: np.asarray([v]) for k, v in theta.items()}, problem.frame)
+    residual = np.log(problem.y) - np.log(mean)
+    return bool(abs(residual.mean()) > residual.std())
+
+
 def _reasons(problem: Problem, count: int, finite: bool, converged: bool, max_steps: int) -> tuple[str, ...]:
     reasons = []
     if not finite:
@@ -377,6 +384,12 @@ class _Search:
         found = self.solver.improve(u, *whole, self.low, self.high, steps=self.max_steps, tol=TOLERANCE)
         return [self._result(p, rough[k], *(np.asarray(part)[k] for part in found)) for k, p in enumerate(problems)]
 
+    def _edges(self, at: Array) -> list[str]:
+        """The positive parameters that are as far from the prior's median as the search goes."""
+        positive = np.array([math.isfinite(f.low) and not math.isfinite(f.high) for f in self.free])
+        far = positive & (np.abs(at - self.candidates[0]) > REACH - NEAR)
+        return [f.name for f, there in zip(self.free, far, strict=True) if there]
+
     def _prior_sigma(self) -> float:
         (parameter,) = (p for p in self.prior.parameters if p.name == "sigma")
         jax = importlib.import_module("jax")
@@ -390,6 +403,12 @@ class _Search:
         theta = {f.name: float(f.to_support(v)) for f, v in zip(self.free, at, strict=True)}
         theta["sigma"] = _noise_scale(self.prior, problem, theta, len(self.free)) if finite else self._prior_sigma()
         reasons = _reasons(problem, len(self.free), finite, bool(done[best]), self.max_steps)
+        edges = self._edges(at)
+        if edges and _misses(self.prior, problem, theta):
+            reasons += (
+                f"The search ended as far from the prior's median of {' and '.join(edges)} as it goes, and the curve does not "
+                "pass through the data: state a y_scale near the observed y.",
+            )
         return EngineResult(
             draws={p.name: np.full((1, 1), theta[p.name]) for p in self.prior.parameters},
             status="needs_review" if reasons else "ok",

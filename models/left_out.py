@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from hybrid.models.coordinates import Frame
+from hybrid.models.coordinates import Frame, cast_frame
 from hybrid.models.namespace import get_namespace
-from hybrid.models.prior import Prior, cast_frame, expand
+from hybrid.models.prior import Prior, expand
 
 Array = Any
 AT_ONCE = 250  # draws

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpyro
 
 from hybrid.models.coordinates import Frame
+from hybrid.models.errors import EngineUnavailableError
 from hybrid.models.prior import Prior, expand
 
 Array = Any
@@ -21,8 +22,18 @@ def numpyro_model(prior: Prior) -> Callable[..., None]:
     Parameters
     ----------
     prior
-        A prior with a density.
+        A prior with a density, whose law admits all parameters.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If its law leaves some out: draws of the sites would be of another prior.
     """
+    if prior.law.constrained:
+        raise EngineUnavailableError(
+            f"prior {prior.name!r} leaves out some parameters that its distributions draw, as NumPyro's own tools cannot: draw "
+            "curves by prior.sample"
+        )
 
     def model(x: Array, y: Array | None = None, frame: Frame | None = None, mask: Array | bool = True) -> None:
         x = jnp.asarray(x)

@@ -2,7 +2,10 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Any
+
+from hybrid.models.errors import EngineUnavailableError
 
 # The cores are taken by the processes; threads inside them would only get in each other's way.
 _ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
@@ -24,6 +27,11 @@ def run_tasks(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], wo
         The arguments of each call.
     workers
         Number of processes.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If a process ends before its time.
     """
     if workers == 1 or len(calls) < 2:
         for index, arguments in enumerate(calls):
@@ -35,6 +43,12 @@ def run_tasks(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], wo
     try:
         for future in importlib.import_module("concurrent.futures").as_completed(futures):
             yield futures[future], future.result()
+    except BrokenExecutor:
+        executor.shutdown(wait=False, kill_workers=True)
+        raise EngineUnavailableError(
+            "a process that worked on a part has ended, as one does that takes more memory than there is: take fewer workers; "
+            "where results are kept, the same call goes on from them"
+        ) from None
     except BaseException:
         executor.shutdown(wait=False, kill_workers=True)
         raise

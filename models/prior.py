@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hybrid.models.coordinates import Frame, get_coordinates
+from hybrid.models.coordinates import Frame, as_floating, cast_frame, get_coordinates
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, HybridError, InvalidArgumentError
 from hybrid.models.law import Law, Theta
@@ -26,6 +26,7 @@ _FIELDS = frozenset({"format", "name", "law", "law_version", "coordinates", "noi
 _OF_PARAMETER = frozenset({"name", "distribution", "meaning"})
 RESERVED = frozenset({"x", "y", "mean", "chain", "draw", "point", "target"})  # variables and dimensions beside the parameters
 STANDARD_NORMAL = Distribution("Normal", loc=0.0, scale=1.0)
+PROBED = 7  # parameter values at which a law is tried out, at least
 GOLDEN = 0.618033988749895  # spreads the multiples of it evenly over an interval
 FEWEST_DRAWN, SURPLUS, MAX_ATTEMPTS = 256, 4, 1000  # where a law admits only some draws
 
@@ -252,19 +253,23 @@ class Prior(AbstractPrior):
     def probe(self) -> object:
         """What a law of one's own computes now, at a few parameters and positions: equal while nothing that it reads changes.
 
-        None for a law that ships; equal to nothing else where NumPy cannot run the law. Programs that were compiled before are
-        used again only where it is the same: a notebook's law may read what a later cell changes.
+        None for a law that ships; equal to nothing else where NumPy cannot run the law, or finds no number. Parameters lie
+        where the prior has them, and take all discrete values. Programs that were compiled before are used again only where
+        it is the same: a notebook's law may read what a later cell changes.
         """
         if not self.law.is_own:
             return None
-        x, shift = np.array([0.05, 0.1, 0.3, 1.0, 4.0]), np.array([0.0, 0.3, 0.7])
-        theta = {p.name: 0.1 + 0.8 * np.mod(k * GOLDEN + shift, 1.0) for k, p in enumerate(self._parameters)}
+        distributions = {p.name: p.distribution for p in self._parameters}
+        rows = max([PROBED, *(len(d["probs"]) for d in distributions.values() if d.is_discrete)])
+        x, shift = np.array([0.05, 0.1, 0.3, 1.0, 4.0]), np.arange(rows) / rows
+        shares = [0.1 + 0.8 * np.mod(k * GOLDEN + shift, 1.0) for k in range(len(distributions))]
+        theta = {name: d.spread_out(share) for (name, d), share in zip(distributions.items(), shares, strict=True)}
         try:
             with np.errstate(all="ignore"):
-                found = self.mean(theta, x, get_coordinates(self.coordinates).native_frame(x[:-1]))
-            return np.asarray(found, dtype=float).tobytes()
+                found = np.asarray(self.mean(theta, x, get_coordinates(self.coordinates).native_frame(x[:-1])), dtype=float)
         except Exception:
             return object()
+        return found.tobytes() if np.isfinite(found).any() else object()
 
     @property
     def integrable(self) -> tuple[str, ...]:
@@ -358,6 +363,7 @@ class Prior(AbstractPrior):
     def mean(self, theta: Theta, x: Array, frame: Frame) -> Array:
         """The noise-free curve in coordinates: theta of shape (...), x of shape (n,) or (..., n), result (..., n)."""
         xp = namespace_of(x, *theta.values())
+        x = as_floating(xp, x)
         return self.law.mean(xp, x, expand(theta), cast_frame(xp, frame, x))
 
     def derived(self, theta: Theta, frame: Frame) -> dict[str, Array]:
@@ -378,10 +384,12 @@ class Prior(AbstractPrior):
     def log_likelihood(self, theta: Theta, x: Array, y: Array, frame: Frame) -> Array:
         """log p(y | theta, x) point by point, in coordinates, as an array of shape (..., n)."""
         if namespace_of(x, y, *theta.values()).name == "torch":
-            return self.noise.torch(self.mean(theta, x, frame), expand(theta)).log_prob(y)
-        jnp = importlib.import_module("jax.numpy")
-        theta = {k: jnp.asarray(v) for k, v in theta.items()}
-        return self.noise.numpyro(self.mean(theta, jnp.asarray(x), frame), expand(theta)).log_prob(jnp.asarray(y))
+            xp, found = get_namespace("torch"), self.noise.torch(self.mean(theta, x, frame), expand(theta)).log_prob(y)
+        else:
+            xp = get_namespace("jax")
+            theta, x, y = {k: xp.asarray(v) for k, v in theta.items()}, xp.asarray(x), xp.asarray(y)
+            found = self.noise.numpyro(self.mean(theta, x, frame), expand(theta)).log_prob(y)
+        return xp.where(y > 0, found, -np.inf) if self.noise.positive else found
 
     def log_density(self, theta: Theta, x: Array, y: Array, frame: Frame | None = None) -> Array:
         """log p(theta) + log p(y | theta, x), in the prior's coordinates and the constrained parameters.
@@ -459,13 +467,6 @@ class Prior(AbstractPrior):
             attempt += 1
         xp = namespace_of(parts[0]["sigma"])
         return {name: xp.concat([part[name] for part in parts]) for name in parts[0]}
-
-
-def cast_frame(xp: Any, frame: Frame, like: Array) -> Frame:
-    """The frame with its fields as arrays of the library, dtype and device of `like`."""
-    if xp.name == "torch":
-        return Frame(*(xp.asarray(v, dtype=like.dtype, device=like.device) for v in frame))
-    return Frame(*(xp.asarray(v, dtype=like.dtype) for v in frame))
 
 
 def require_continuous(prior: AbstractPrior, engine: str) -> Prior:

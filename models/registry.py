@@ -82,6 +82,6 @@ def prior_from_json(text: str, law: Law | None = None) -> AbstractPrior:
     """Rebuild a prior from `to_json`; see `prior_from_dict`."""
     try:
         description = json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise FileFormatError(f"not JSON: {error}") from None
     return prior_from_dict(description, law)

@@ -74,3 +74,17 @@ def test_classifier_sees_two_modes_where_mean_and_variance_are_those_of_one() ->
     first, second = ({k: rng.standard_normal(1000) for k in "abcde"} for _ in range(2))
     second["a"] = rng.normal(0.95 * rng.choice([-1.0, 1.0], 1000), np.sqrt(1.0 - 0.95**2))
     assert c2st(first, second) > 0.57
+
+
+def test_engines_do_not_agree_where_there_is_no_forecast() -> None:
+    """A forecast that is not a number at some x is named, and is no agreement."""
+    curve = hybrid.load_example("cerebras_gpt_pile")
+    one, other = (hybrid.fit(curve, "m4", "pfn", seed=seed) for seed in (0, 1))
+    found = hybrid.agreement(one, other)
+    assert found.ok
+    found.table.loc[found.x[-1], "cdf"] = np.nan
+    assert not found.ok
+    assert found.verdict.startswith(f"pfn and pfn differ: there is no forecast to compare at x = {found.x[-1]:.4g}, predictive")
+    found.table["cdf"] = np.nan
+    assert not found.ok
+    assert "predictive cdfs" not in found.verdict

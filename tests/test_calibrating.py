@@ -62,12 +62,14 @@ def resampled(error: str) -> Any:
     return draw
 
 
-def calibrated(monkeypatch: pytest.MonkeyPatch, error: str = "", seed: int = 0, design: Design = DESIGN) -> hybrid.Calibration:
+def calibrated(
+    monkeypatch: pytest.MonkeyPatch, error: str = "", seed: int = 0, design: Design = DESIGN, prior: Prior = VAGUE
+) -> hybrid.Calibration:
     import torch
 
     torch.manual_seed(5)
     monkeypatch.setattr(sbc, "exact_draws", resampled(error))
-    return hybrid.calibrate(VAGUE, "nuts", 256, design, seed, progress=False)
+    return hybrid.calibrate(prior, "nuts", 256, design, seed, progress=False)
 
 
 def test_the_right_posterior_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -193,3 +195,60 @@ def test_other_files_are_no_calibrations(tmp_path: Path) -> None:
     fit.save(tmp_path / "fit.nc")
     with pytest.raises(hybrid.FileFormatError, match="is not a calibration of this version"):
         hybrid.load_calibration(tmp_path / "fit.nc")
+
+
+@pytest.mark.parametrize("targets", [1, 2, 3])
+def test_a_right_posterior_passes_with_few_targets(monkeypatch: pytest.MonkeyPatch, targets: int) -> None:
+    found = calibrated(monkeypatch, design=dataclasses.replace(DESIGN, targets=targets))
+    assert found.checks[JOINT].ok, found.verdict
+
+
+def test_a_right_posterior_passes_where_noise_makes_y_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    additive = Prior("additive", VAGUE.law, VAGUE.parameters, "normal")
+    assert min(p.y.min() for p in simulate(additive, 256, DESIGN, 0).problems) < 0
+    found = calibrated(monkeypatch, prior=additive)
+    assert found.ok, found.verdict
+    assert all(np.isfinite(feature).all() for feature in found.data["features"].data_vars.values())
+    assert not calibrated(monkeypatch, "prior", prior=additive).ok
+
+
+def test_distances_are_ratios_of_x_in_the_units_of_x() -> None:
+    """Coordinates of these priors are shifted: their ratios are others."""
+    prior = get_prior("nslpfn")
+    found = sbc.run_sbc(prior, "pfn", 16, Design(), progress=False)
+    distance = found["predictive"]["distance"].to_numpy()
+    simulated = simulate(prior, 16, Design(), 0)
+    for i, problem in enumerate(simulated.problems):
+        x = problem.frame.x_from(np.append(simulated.x_target[i], problem.frame.last))
+        np.testing.assert_allclose(distance[i], x[:-1] / x[-1])
+    assert not np.allclose(distance, simulated.x_target / np.array([[p.frame.last] for p in simulated.problems]))
+
+
+def test_too_few_fits_to_judge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hardly_any(prior: Prior, problems: Sequence[Problem], *arguments: Any) -> ExactDraws:
+        found = resampled("")(prior, problems, *arguments)
+        return found._replace(status=np.where(np.arange(len(problems)) < 7, "ok", "needs_review"))
+
+    monkeypatch.setattr(sbc, "exact_draws", hardly_any)
+    with pytest.raises(InvalidArgumentError, match="7 of 16 fits do not need review, and 8 are needed"):
+        hybrid.calibrate(VAGUE, "nuts", 16, DESIGN, progress=False)
+
+
+class Logarithmic(hybrid.Law):
+    """Linear in log x, and so below 0 far ahead."""
+
+    name = "logarithmic"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return theta["top"] * (1.0 - theta["slope"] * xp.log(x / frame.first))
+
+
+def test_curves_that_are_not_numbers_are_refused() -> None:
+    parameters = [
+        hybrid.Parameter("top", hybrid.Distribution("LogNormal", loc=0.0, scale=0.1)),
+        hybrid.Parameter("slope", hybrid.Distribution("Uniform", low=0.0, high=0.3)),
+        hybrid.Parameter("sigma", hybrid.Distribution("LogNormal", loc=-3.0, scale=0.1)),
+    ]
+    prior = hybrid.Prior("logarithmic", Logarithmic(), parameters)
+    with pytest.raises(InvalidArgumentError, match=r"\d+ of 64 curves of prior 'logarithmic' are not numbers"):
+        hybrid.calibrate(prior, "nuts", 64, dataclasses.replace(DESIGN, horizon=(20.0, 300.0)), progress=False)

@@ -191,3 +191,16 @@ def test_few_draws_are_said_to_be_too_few(draws: int) -> None:
     for check in (hybrid.loo, hybrid.sensitivity):
         with pytest.raises(hybrid.InvalidArgumentError, match="25 draws"):
             check(fit)
+
+
+def test_bands_of_checks_are_whole_where_noise_makes_y_negative() -> None:
+    shared = hybrid.get_prior("m1")
+    prior = hybrid.Prior("additive", shared.law, shared.parameters, "normal").replace(sigma={"loc": -1.0, "scale": 0.1})
+    x = np.geomspace(1.0, 1000.0, 12)
+    y = np.abs(x**-0.5 + 0.3 * np.random.default_rng(0).standard_normal(12)) + 0.01
+    fit = hybrid.fit(hybrid.Curve(x, y), prior, "nuts", draws=200)
+    assert float(fit.data["posterior_predictive"]["y"].min()) < 0
+    figure = hybrid.plot_checks(fit)
+    assert figure.axes[1].get_ylabel().startswith("y less")
+    for band in (*figure.axes[0].collections[:2], *figure.axes[1].collections[:2]):
+        assert len(band.get_paths()[0].vertices) == 2 * 12 + 3

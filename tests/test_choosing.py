@@ -10,8 +10,8 @@ from hybrid import choosing
 from hybrid.choosing import _greedy
 
 X = np.geomspace(1e6, 1e8, 6)
-CURVE = hybrid.Curve(X, 2.0 * (X / 1e6) ** -0.2)
-CANDIDATES = np.geomspace(1e5, 1e11, 25)
+CURVE = hybrid.Curve(X, 2.0 * (X / 1e6) ** -0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(6)))
+CANDIDATES = np.geomspace(1e5, 2e10, 25)
 
 
 @pytest.mark.parametrize("prior", ["m4", "nsl"])
@@ -93,3 +93,8 @@ def test_refuses_what_it_cannot_choose_from(candidates: Any, k: int, words: str)
 def test_takes_a_curve() -> None:
     with pytest.raises(hybrid.InvalidCurveError, match="next_points takes a curve"):
         hybrid.next_points([1.0, 2.0], [3.0])  # type: ignore[arg-type]
+
+
+def test_a_point_estimate_cannot_choose() -> None:
+    with pytest.raises(hybrid.HybridError, match="a point estimate does not say where it is uncertain"):
+        hybrid.next_points(CURVE, CANDIDATES, engine="least_squares")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import hybrid
@@ -155,6 +156,8 @@ def test_neighbours_with_heavy_tails_are_known_as_such(monkeypatch: pytest.Monke
     other = np.random.default_rng(1).normal(size=1000)
 
     class Heavy:
+        status = "ok"
+
         def predict(self, x: np.ndarray) -> xr.Dataset:
             return xr.Dataset({"sd": ("x", np.array([3.0, 2.9, 0.5]))})
 
@@ -173,3 +176,27 @@ def test_only_plain_normal_noise_admits_negative_observations() -> None:
     prior: AbstractPrior
     for prior in map(hybrid.get_prior, ("m4", "lcpfn", "nslpfn", "nsl")):
         assert release.AmortizedModel(prior, dataclasses.replace(preset_settings("small"), **SIZES)).positive
+
+
+@pytest.mark.parametrize("prior", ["m4", "bnsl", "nsl", "nslpfn"])
+@pytest.mark.parametrize("place", [300.0, 0.02])
+def test_a_drawn_point_is_a_point_of_the_context(prior: str, place: float) -> None:
+    """Joint curves: after a draw the network is asked as if the point had been observed, in coordinates of its training."""
+    if prior == "nslpfn" and place < 1.0:
+        pytest.skip("it forecasts from the first context x on")
+    rng = np.random.default_rng(2)
+    x = np.geomspace(1.0, 100.0, 9)
+    curve = hybrid.Curve(x, (0.3 + 0.7 * x**-0.4) * np.exp(0.01 * rng.standard_normal(9)))
+    fit = hybrid.fit(curve, prior, "pfn", horizon=1000.0, y_scale=1.0)
+    drawn = float(fit.predict(place)["median"][0])
+    order = np.argsort(np.append(x, place))
+    longer = hybrid.Curve(np.append(x, place)[order], np.append(curve.y, drawn)[order])
+    frame, query = fit.frame, np.array([150.0, 500.0, 1000.0])
+    at, y = (torch.tensor(v)[None] for v in (frame.x_to(longer.x), longer.y))
+    contexts, unit = fit.predictive._extended(at, y)
+    bars = contexts.bars(torch.as_tensor(frame.x_to(query))[None] / unit)
+    asked = hybrid.fit(longer, prior, "pfn", horizon=1000.0, y_scale=1.0)
+    levels = asked.predict(query, levels=(0.1, 0.5, 0.9))["quantiles"].to_numpy()
+    v = torch.as_tensor(levels)
+    found = bars.cdf(v.log() if contexts.model.logarithmic else v).numpy()
+    np.testing.assert_allclose(found, [[0.1] * 3, [0.5] * 3, [0.9] * 3], atol=0.003)

@@ -1,6 +1,7 @@
 """`hybrid train`: from a prior to weights that the engine uses, resumed where it was interrupted."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -138,6 +139,16 @@ def test_a_prior_from_a_file(tmp_path: Path, out: Path, monkeypatch: pytest.Monk
         hybrid.fit(CURVE, "m1", engine="pfn")
 
 
+def test_what_is_no_model_card_is_not_written_over(tmp_path: Path, out: Path) -> None:
+    """The prior's own description lies where its card would go."""
+    out.mkdir()
+    text = hybrid.get_prior("m1").replace(name="mine", sigma={"loc": -6.0}).to_json()
+    (out / "mine.json").write_text(text, encoding="utf-8")
+    check_refused(call(tmp_path, "--prior", out / "mine.json", "--out", out), "mine.json", "is no model card", "another folder")
+    assert (out / "mine.json").read_text(encoding="utf-8") == text
+    assert [p.name for p in out.iterdir()] == ["mine.json"]
+
+
 def test_designs_and_the_share_of_interpolated_targets(tmp_path: Path, out: Path) -> None:
     card = check_written(call(tmp_path, "--prior", "m1", "--out", out, "--interpolated", "0.5"), out)
     assert card.content["design"] == {**DESIGN.to_dict(), "interpolated": 0.5}
@@ -228,8 +239,18 @@ def test_an_interruption_after_the_last_step_costs_no_training(
 def test_training_again_replaces_weights_and_card(tmp_path: Path, out: Path) -> None:
     before = check_written(call(tmp_path, "--prior", "m1", "--out", out), out)
     first = hybrid.fit(CURVE, "m1", engine="pfn", checkpoint=out / "m1.json").predict(200.0)
-    after = check_written(call(tmp_path, "--prior", "m1", "--out", out, seed=1), out)
+    again = call(tmp_path, "--prior", "m1", "--out", out, seed=1)
+    after = check_written(again, out)
+    assert "the weights that were there are kept as m1.safetensors.before" in again.stdout
     assert after.content["settings"] == {**before.content["settings"], "seed": 1}
+    kept = {name: (out / f"{name}.before").read_bytes() for name in ("m1.json", "m1.safetensors", "m1.md")}
+    assert json.loads(kept["m1.json"]) == before.content
+    assert (
+        hashlib.sha256(kept["m1.safetensors"]).hexdigest()
+        == before.content["weights_sha256"]
+        != after.content["weights_sha256"]
+    )
+    assert sorted(p.name for p in out.glob("*.json")) == ["m1.json"]  # what is kept is no card
     assert not hybrid.fit(CURVE, "m1", engine="pfn", checkpoint=out / "m1.json").predict(200.0).identical(first)
 
 

@@ -19,6 +19,7 @@ from hybrid.diagnostics.uniformity import (
     normalised_rank,
     thinned,
 )
+from hybrid.models.errors import InvalidArgumentError
 
 NOISE = 0.5
 DRAWS = 200
@@ -201,3 +202,18 @@ def test_joint_ranks_of_heavy_tailed_posteriors_are_uniform() -> None:
     truth = rng.standard_cauchy((20_000, 2))
     ranks = tarp_ranks(draws, truth, np.zeros((20_000, 2)), rng)
     assert np.mean(ranks > 0.99) == pytest.approx(0.01, abs=0.003)
+
+
+def test_values_that_are_not_numbers_fail() -> None:
+    """Those that are numbers are judged as if the others were not there, but the quantity does not pass."""
+    rng = np.random.default_rng(3)
+    good, feature = rng.uniform(size=256), rng.standard_normal(257)
+    found = check_uniform(np.append(good, np.nan), {"a feature": feature})
+    alone = check_uniform(good, {"a feature": feature[:-1]})
+    assert alone.ok
+    assert not found.ok
+    assert (found.diagnosis, found.p, found.shift) == ("1 of 257 values are not numbers", alone.p, alone.shift)
+    shifted = stats.norm.cdf(stats.norm.ppf(good) + 0.5)
+    assert check_uniform(np.append(shifted, np.nan)).p == check_uniform(shifted).p < 1e-6
+    with pytest.raises(InvalidArgumentError, match="7 of 20 ranks or PIT are numbers, and 8 are needed"):
+        check_uniform(np.append(good[:7], np.full(13, np.nan)))
