@@ -212,15 +212,26 @@ def test_a_right_posterior_passes_where_noise_makes_y_negative(monkeypatch: pyte
     assert not calibrated(monkeypatch, "prior", prior=additive).ok
 
 
+class Anything:
+    """A forecast of no matter what."""
+
+    def cdf(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.full(x.size, 0.5)
+
+    def quantile(self, x: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        return np.ones((len(levels), x.size))
+
+
 def test_distances_are_ratios_of_x_in_the_units_of_x() -> None:
-    """Coordinates of these priors are shifted: their ratios are others."""
+    """Coordinates of this prior are shifted: their ratios are others."""
     prior = get_prior("nslpfn")
-    found = sbc.run_sbc(prior, "pfn", 16, Design(), progress=False)
-    distance = found["predictive"]["distance"].to_numpy()
     simulated = simulate(prior, 16, Design(), 0)
+    group = sbc._predictive_group(simulated, [Anything()] * 16, np.arange(16), np.random.default_rng(0), False)
+    distance, first = group["distance"].to_numpy(), group["first"].to_numpy()
     for i, problem in enumerate(simulated.problems):
-        x = problem.frame.x_from(np.append(simulated.x_target[i], problem.frame.last))
-        np.testing.assert_allclose(distance[i], x[:-1] / x[-1])
+        ends = problem.frame.x_from(np.array([problem.frame.first, problem.frame.last]))
+        np.testing.assert_allclose(distance[i], problem.frame.x_from(simulated.x_target[i]) / ends[1])
+        assert first[i] == pytest.approx(ends[0] / ends[1])
     assert not np.allclose(distance, simulated.x_target / np.array([[p.frame.last] for p in simulated.problems]))
 
 
