@@ -54,7 +54,7 @@ def _figure(columns: int, rows: int, width: float, height: float) -> tuple[Figur
 
 def _sheet(columns: int, rows: int) -> tuple[Figure, list[Axes]]:
     """Panels with room of fixed size around them: to measure the labels of 24 panels would take seconds."""
-    width, height, aside, above, below = 2.75, 2.05, 0.5, 0.65, 0.6
+    width, height, aside, above, below = 2.8, 2.05, 0.55, 0.65, 0.6
     across, down = columns * width + 0.1, rows * height + above + below - 0.45
     figure = Figure(figsize=(across, down))
     FigureCanvasAgg(figure)

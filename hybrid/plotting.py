@@ -32,6 +32,7 @@ MUTED = "#6B6B6B"
 _GRID_POINTS = 128
 _FARTHEST = 1e100  # y beyond which an axis does not follow
 _LOG_X_DECADES = 1.3
+_USUAL = (1e-3, 1e5)  # sizes of numbers that are written out
 _LOG_Y_RATIO = 3.0
 _WIDTH_INCHES = 5.0  # where axes belong to no figure
 _LETTER_INCHES = 0.068  # width of a letter of the legend, on average
@@ -123,7 +124,11 @@ def log_axis(axis: Any, low: float, high: float) -> None:
 
 def linear_axis(axis: Any, low: float, high: float) -> None:
     """Ticks that say all of a number: matplotlib puts a common factor, or what all share, above the axis, where it is lost."""
-    digits = 3 + max(0, math.ceil(math.log10(max(abs(low), abs(high)) / (high - low)))) if high > low else 6
+    size = max(abs(low), abs(high))
+    if _USUAL[0] <= size < _USUAL[1]:
+        axis.set_major_formatter(ticker.ScalarFormatter(useOffset=False))
+        return
+    digits = 3 + max(0, math.ceil(math.log10(size / (high - low)))) if high > low else 6
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.{min(digits, 15)}g}"))
 
 
