@@ -9,6 +9,10 @@ import pytest
 # The weights that ship are tested, not those that whoever runs the tests has trained.
 os.environ["HYBRID_CHECKPOINTS"] = os.path.join(tempfile.gettempdir(), "no-checkpoints-here")  # noqa: PTH118
 
+# As many processes as there are cores run the tests: threads of each would wait for those of the others, for minutes.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
