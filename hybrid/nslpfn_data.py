@@ -8,8 +8,6 @@ import io
 import os
 import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hybrid.models.errors import FileFormatError, UnknownNameError
+from hybrid.models.files import DAMAGED
 from hybrid.reading import Row, read_table
 
 DOMAINS = ("IC", "NLP", "Nano", "ColPret", "DD")
@@ -169,7 +168,7 @@ def _load(path: Path) -> Any:
     try:
         loaded = np.load(io.BytesIO(_read(path)), allow_pickle=False)
         return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in sorted(loaded)}
-    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise FileFormatError(f"{path} is not a file of NumPy arrays ({error}): get it from its source again") from None
 
 

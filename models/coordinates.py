@@ -106,8 +106,7 @@ def as_floating(xp: Any, values: Array) -> Array:
 
 
 def cast_frame(xp: Any, frame: Frame, like: Array) -> Frame:
-    """The frame with its fields as arrays of the library, dtype and device of `like`, or 64-bit floats if it holds integers."""
-    like = as_floating(xp, like)
+    """The frame with its fields as arrays of the library, dtype and device of `like`, which holds floats."""
     if xp.name == "torch":
         return Frame(*(xp.asarray(v, dtype=like.dtype, device=like.device) for v in frame))
     return Frame(*(xp.asarray(v, dtype=like.dtype) for v in frame))

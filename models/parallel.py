@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, as_completed
 from typing import Any
 
 from hybrid.models.errors import EngineUnavailableError
@@ -41,14 +41,13 @@ def run_tasks(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], wo
     executor = loky.get_reusable_executor(max_workers=min(workers, len(calls)), timeout=60, env={**_ONE_THREAD, **_GROWN})
     futures = {executor.submit(function, *arguments): index for index, arguments in enumerate(calls)}
     try:
-        for future in importlib.import_module("concurrent.futures").as_completed(futures):
+        for future in as_completed(futures):
             yield futures[future], future.result()
-    except BrokenExecutor:
+    except BaseException as error:
         executor.shutdown(wait=False, kill_workers=True)
-        raise EngineUnavailableError(
-            "a process that worked on a part has ended, as one does that takes more memory than there is: take fewer workers; "
-            "where results are kept, the same call goes on from them"
-        ) from None
-    except BaseException:
-        executor.shutdown(wait=False, kill_workers=True)
+        if isinstance(error, BrokenExecutor):
+            raise EngineUnavailableError(
+                "a process that worked on a part has ended, as one does that takes more memory than there is: take fewer "
+                "workers; where results are kept, the same call goes on from them"
+            ) from None
         raise

@@ -372,7 +372,7 @@ class Prior(AbstractPrior):
             return {}
         some = next(iter(theta.values()))
         xp = namespace_of(some)
-        return self.law.derived(xp, theta, cast_frame(xp, frame, some))
+        return self.law.derived(xp, theta, cast_frame(xp, frame, as_floating(xp, some)))
 
     def log_prior(self, theta: Theta) -> dict[str, Array]:
         """log p(theta) by parameter, as arrays of the library that theta belongs to (JAX for NumPy arrays)."""
