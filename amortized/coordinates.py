@@ -134,7 +134,7 @@ def describe(x: Tensor, y: Tensor, mask: Tensor, frame: Frame, law: LawFrame, st
     steep = fall.clamp(1e-4, 30.0)
     by_mode = _by_mode(modes, fitted.spread * noise)
     curve = [
-        mask.sum(1, keepdim=True).log() / 3.0,
+        mask.sum(1, keepdim=True).float().log() / 3.0,
         width.log(),
         width / 8.0,
         noise.log() / 4.0,
@@ -163,7 +163,7 @@ def _order(v: Tensor, mask: Tensor) -> Tensor:
     A context without a single step back, while its values scatter, holds the best results so far.
     """
     step = torch.where(mask[:, 1:], v.diff(dim=1), 0.0)
-    count = mask[:, 1:].sum(1, keepdim=True).clamp(min=1)
+    count = mask[:, 1:].sum(1, keepdim=True).clamp(min=1).float()
     shares = torch.cat([(step > 0).sum(1, keepdim=True) / count, (step < 0).sum(1, keepdim=True) / count], 1)
     return torch.cat([shares, (shares == 0).to(shares.dtype)], 1)
 
@@ -177,7 +177,7 @@ def _wander(residual: Tensor, number: Tensor) -> Tensor:
     size = residual.abs().amax(1, keepdim=True).clamp(min=1e-300)
     residual = residual / size
     alike = (residual[:, 1:] * residual[:, :-1]).sum(1) / residual.square().sum(1).clamp(min=1e-300)
-    return (alike * (number > 0).sum(1).sqrt()).clamp(min=0.0)[:, None]
+    return (alike * (number > 0).sum(1).float().sqrt()).clamp(min=0.0)[:, None]
 
 
 def _law_residuals(curves: Tensor, modes: Modes, groups: Groups, root: Tensor) -> list[Tensor]:

@@ -203,7 +203,8 @@ class Design:
         index = torch.arange(int(size.max()), device=device)
         mask = index < size
 
-        probabilities = torch.tensor([dict(self.spacing).get(name, 0.0) for name in SPACINGS], device=device)
+        shares = [dict(self.spacing).get(name, 0.0) for name in SPACINGS]
+        probabilities = torch.tensor(shares, dtype=torch.float32, device=device)
         kind = torch.multinomial(probabilities, batch, replacement=True, generator=generator)[:, None]
         log_width = math.log(10.0) * uniform(batch, 1, low=self.decades[0], high=self.decades[1])
         stepped = ((size - 1) * log_uniform(*self.factor)).clamp(max=math.log(10.0) * self.decades[1])
@@ -232,8 +233,8 @@ class Design:
         if not self.best_so_far:
             return drawn
         new_best, by_number, thin = uniform(3, batch, 1)
-        where = torch.where(by_number < 0.5, index / (size - 1), 1.0 + x_context.log() / log_width)
-        place = (where * 3.0 * ((size / 3.0).log() * thin).exp()).floor()
+        where = torch.where(by_number < 0.5, index.float() / (size - 1), 1.0 + x_context.log() / log_width)
+        place = (where * 3.0 * ((size.float() / 3.0).log() * thin).exp()).floor()
         always = ((index == 0) | (index == size // 2) | (index == size - 1)) & mask
         starts = torch.nn.functional.pad(place.diff(dim=1) > 0, (1, 0))
         kept = torch.where(best, (starts | always) & mask, mask)

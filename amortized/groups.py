@@ -52,7 +52,7 @@ def group(xi: Tensor, v: Tensor, mask: Tensor, most: int) -> Groups:
     count = mask.sum(1, keepdim=True)
     rank = mask.cumsum(1) - 1
     width = -xi.amin(1, keepdim=True)
-    place = 0.5 * (rank / count) + 0.5 * (1.0 + xi / width)
+    place = 0.5 * (rank.float() / count) + 0.5 * (1.0 + xi / width)
     token = torch.where(count > most, (place * most).long().clamp(0, most - 1), rank)
     token = torch.where(mask, token, 0)
     size = min(mask.shape[1], most)

@@ -9,7 +9,7 @@ from hybrid.amortized.posterior import parameter_head
 from hybrid.amortized.settings import Settings
 from hybrid.amortized.typical import Typical
 from hybrid.models.prior import AbstractPrior, Prior
-from hybrid.models.torch_random import seeded
+from hybrid.models.torch_random import seeded, single_precision
 
 
 def is_logarithmic(prior: AbstractPrior) -> bool:
@@ -50,6 +50,6 @@ class AmortizedModel(nn.Module):
 
 
 def build_model(prior: AbstractPrior, settings: Settings) -> AmortizedModel:
-    """A model with initial weights by the settings' seed; torch's global random state is left as it is."""
-    with seeded(settings.seed):
+    """A model with initial weights by the settings' seed; torch's global state is left as it is."""
+    with seeded(settings.seed), single_precision():
         return AmortizedModel(prior, settings)

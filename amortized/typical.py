@@ -54,7 +54,7 @@ class Typical(nn.Module):
         sds = spread[:count] / len(summary) ** 0.5
         self.axes.copy_(axes[:count].mT / sds.clamp(min=1e-6))
         self.limit.copy_(torch.quantile(self._distance(summary), SHARE))
-        edges = torch.tensor([0.5 * (1 - SHARE), 0.5 * (1 + SHARE)])
+        edges = torch.tensor([0.5 * (1 - SHARE), 0.5 * (1 + SHARE)], dtype=curve.dtype)
         low, high = torch.quantile(curve, edges, dim=0)
         self.low.copy_(low)
         self.high.copy_(high)

@@ -1,4 +1,4 @@
-"""torch's one global source of random numbers, borrowed and put back."""
+"""What torch keeps for the whole process, its source of random numbers and its default precision, borrowed and put back."""
 
 import contextlib
 import importlib
@@ -17,3 +17,16 @@ def seeded(seed: int, device: Any = None) -> Iterator[None]:
     with _LOCK, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def single_precision() -> Iterator[None]:
+    """Tensors made inside without a dtype have 32 bits, whatever torch's default is here; one thread at a time."""
+    torch = importlib.import_module("torch")
+    with _LOCK:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
