@@ -177,10 +177,19 @@ def _began(origin: Mapping[str, Any]) -> str:
 
 
 def user_folder() -> Path:
-    """Where `hybrid train` writes and the engine looks first: $HYBRID_CHECKPOINTS, else a folder of the user's data."""
+    """Where `hybrid train` writes and the engine looks first: $HYBRID_CHECKPOINTS, else a folder of the user's data.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the user has no home.
+    """
     if found := os.environ.get(FOLDER_VARIABLE):
         return Path(found)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "hybrid" / "checkpoints"
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "hybrid" / "checkpoints"
+    except RuntimeError:
+        raise InvalidArgumentError(f"there is no home directory for weights: name a folder in {FOLDER_VARIABLE}") from None
 
 
 @functools.lru_cache
@@ -195,9 +204,18 @@ def _cards(folder: Path, changed: float) -> tuple[Card, ...]:
     return tuple(found)
 
 
+def _users_cards() -> tuple[Card, ...]:
+    """The user's own cards; none where the folder cannot be read, as in another user's home."""
+    try:
+        folder = user_folder()
+        return _cards(folder, folder.stat().st_mtime)
+    except (OSError, InvalidArgumentError):
+        return ()
+
+
 def cards() -> tuple[Card, ...]:
     """All cards that can be found: the user's own first, then those that ship."""
-    return tuple(c for f in (user_folder(), SHIPPED) if f.is_dir() for c in _cards(f, f.stat().st_mtime))
+    return (*_users_cards(), *_cards(SHIPPED, SHIPPED.stat().st_mtime))
 
 
 def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) -> Card:

@@ -21,6 +21,7 @@ from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
 from hybrid.amortized.threads import one_thread
 from hybrid.amortized.typical import NAMED, WANDER, WIDTH
+from hybrid.models.checks import as_integer
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
@@ -248,10 +249,12 @@ def run_pfn(
     Returns
     -------
     One EngineResult per problem: draws of shape (1, draws) where the network has a parameter head, resampled by their
-    truncated importance weights from three times as many; "log_q" and "lp", the log densities of the network and of the joint
-    model at the draws, over the unconstrained parameters, in nats; "log_ratio", lp - log_q of as many draws before the
-    resampling, which k-hat is computed from; and the predictive distribution, which is None where it follows from the draws.
-    The status is "needs_review" where the context or the horizon lies outside what the network was trained on.
+    truncated importance weights from three times as many, or where these are uneven six or twelve times; "log_q" and "lp",
+    the log densities of the network and of the joint model at the draws, over the unconstrained parameters, in nats;
+    "log_ratio", lp - log_q of as many draws before the resampling, which k-hat is computed from; and the predictive
+    distribution, which is None where it follows from the draws.
+    The status is "needs_review" where the context or the horizon lies outside what the network was trained on, or the
+    residuals follow one another as those of the prior's own curves hardly ever do.
 
     Raises
     ------
@@ -262,9 +265,7 @@ def run_pfn(
     InvalidArgumentError
         If an option is outside what it may be.
     """
-    draws = int(draws) if isinstance(draws, np.integer) else draws
-    if isinstance(draws, bool) or not isinstance(draws, int) or not 1 <= draws <= 10**6:
-        raise InvalidArgumentError(f"draws must be an integer from 1 to 1000000, got {draws!r}")
+    draws = as_integer(draws, "draws", 1, 10**6)
     if forecast not in (NETWORK, FROM_DRAWS):
         raise InvalidArgumentError(f"forecast must be {NETWORK!r} or {FROM_DRAWS!r}, got {forecast!r}")
     chosen = choose_device(device)

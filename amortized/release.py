@@ -9,9 +9,11 @@ import platform
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from hybrid.amortized.cards import Card, read_card, training_command, user_folder
@@ -131,8 +133,8 @@ def train_prior(
         If there is no such prior or preset.
     InvalidArgumentError
         If a setting is unknown or outside what it may be, the prior's name is no file name, the folder cannot be written to or
-        holds weights of another prior of that name, or what is no model card in the place of one, or the design has contexts
-        of the best so far and the prior a parameter flow, whose likelihood they do not have.
+        holds weights of another prior of that name, or what is no model card in the place of one, or another process trains
+        there, or the design has contexts of the best so far and the prior a parameter flow, whose likelihood they do not have.
     TrainingError
         If the loss is no longer finite.
     EngineUnavailableError
@@ -150,7 +152,7 @@ def train_prior(
             "weighs the flow's draws is of measurements as they are. Set best_so_far to 0"
         )
     begin = None if origin is None else Origin.read(origin)
-    folder = user_folder() if out is None else Path(out)
+    folder = weights_place(prior, out).parent
     if not re.fullmatch(r"[\w-]+", prior.name):
         raise InvalidArgumentError(f"the prior's name becomes the file's: use letters, digits, - and _, not {prior.name!r}")
     state_path = folder / f"{prior.name}.training"
@@ -164,32 +166,33 @@ def train_prior(
         device = choose_device(device).type
     if device == "cpu":
         _hold_memory()
-    model, state, leads = train(prior, settings, design, state_path, device, devices, progress, origin=begin)
-    if not leads:
-        return None
-    scores, values = evaluate(model, settings, design, progress), law_values(prior)
-    content = {
-        "prior": prior.to_dict(),
-        "fingerprint": prior.fingerprint,
-        "design": design.to_dict(),
-        "settings": settings.to_dict(),
-        "steps": state.step,
-        "curves": state.step * settings.batch,
-        "seconds": round(state.seconds, 1),
-        "hardware": _hardware(device),
-        "versions": _versions(),
-        "command": training_of(prior, preset, changes, design, None if begin is None else begin.card.name),
-        **({} if values is None else {"law_values": values}),
-        **({} if begin is None else {"origin": begin.summary}),
-        "scores": scores,
-    }
-    for there in (folder / f"{prior.name}{ending}" for ending in WRITTEN):
-        if there.exists():
-            with replacing(there.with_name(f"{there.name}{BEFORE}")) as temporary:
-                shutil.copyfile(there, temporary)
-    card = save_checkpoint(folder / prior.name, model, content)
-    state_path.unlink(missing_ok=True)
-    return card
+    with _alone(state_path):
+        model, state, leads = train(prior, settings, design, state_path, device, devices, progress, origin=begin)
+        if not leads:
+            return None
+        scores, values = evaluate(model, settings, design, progress), law_values(prior)
+        content = {
+            "prior": prior.to_dict(),
+            "fingerprint": prior.fingerprint,
+            "design": design.to_dict(),
+            "settings": settings.to_dict(),
+            "steps": state.step,
+            "curves": state.step * settings.batch,
+            "seconds": round(state.seconds, 1),
+            "hardware": _hardware(device),
+            "versions": _versions(),
+            "command": training_of(prior, preset, changes, design, None if begin is None else begin.card.name),
+            **({} if values is None else {"law_values": values}),
+            **({} if begin is None else {"origin": begin.summary}),
+            "scores": scores,
+        }
+        for there in (folder / f"{prior.name}{ending}" for ending in WRITTEN):
+            if there.exists():
+                with replacing(there.with_name(f"{there.name}{BEFORE}")) as temporary:
+                    shutil.copyfile(there, temporary)
+        card = save_checkpoint(folder / prior.name, model, content)
+        state_path.unlink(missing_ok=True)
+        return card
 
 
 def _check_free(path: Path, prior: AbstractPrior) -> None:
@@ -209,10 +212,36 @@ def _check_free(path: Path, prior: AbstractPrior) -> None:
         )
 
 
-def kept(card: Card) -> Path | None:
-    """The weights that stood in the place of a card's, if there were any: training keeps them."""
-    path = card.weights.with_name(f"{card.weights.name}{BEFORE}")
-    return path if path.exists() else None
+def weights_place(prior: AbstractPrior, out: str | os.PathLike[str] | None = None) -> Path:
+    """Where training writes the weights of a prior: in `out`, or where the engine looks first."""
+    return (user_folder() if out is None else Path(out)) / f"{prior.name}.safetensors"
+
+
+@contextlib.contextmanager
+def _alone(state_path: Path) -> Iterator[None]:
+    """One run at a time in a place: two would write over each other's state and weights.
+
+    The system frees the lock with the process that holds it, however it ends. Of processes that train together the first
+    holds it.
+    """
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK")):
+        yield
+        return
+    lock = filelock.FileLock(state_path.with_name(f".{state_path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InvalidArgumentError(
+            f"another process trains {state_path.stem!r} in {state_path.parent}: wait for it, or give another folder"
+        ) from None
+    except OSError as error:
+        raise cannot_write(state_path, error) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()  # while it is held: who makes it anew finds all work done
+        lock.release()
 
 
 def training_of(prior: AbstractPrior, preset: str, changes: dict[str, Any], design: Design, origin: str | None = None) -> str:

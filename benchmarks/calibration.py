@@ -57,7 +57,7 @@ def main() -> None:
         curves = sample_curves(prior, min(TOGETHER, arguments.curves - start), design, generator, dtype=torch.float64)
         contexts = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame)
         bars = contexts.bars(curves.x_target)
-        lost = 0.0 if model.logarithmic else bars.cdf(torch.zeros_like(bars.loc))
+        lost = bars.cdf(torch.zeros_like(bars.loc)) if model.positive and not model.logarithmic else 0.0
         with torch.inference_mode():
             pits.append(((bars.cdf(to_value(curves.y_target, model.logarithmic)) - lost) / (1.0 - lost)).numpy())
         reaches.append((curves.frame.x_from(curves.x_target) / curves.frame.x_from(curves.frame.last)).numpy())

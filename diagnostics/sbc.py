@@ -17,6 +17,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from hybrid.amortized.design import Design
+from hybrid.amortized.model import is_positive
 from hybrid.diagnostics.simulate import Simulated, exact_draws, simulate
 from hybrid.diagnostics.tarp import references_from_data, tarp_ranks
 from hybrid.diagnostics.uniformity import FEWEST, contraction, normalised_rank
@@ -34,6 +35,7 @@ JOINT_CURVES = 256  # at most: joint draws of the amortized engine take one pass
 BREAK = re.compile(r"d\d+")
 LOG_LIKELIHOOD, AT_HORIZON = "log_likelihood", "f_horizon"
 FORMAT = "hybrid calibration 2"
+ALWAYS = {"predictive": ("pit", "pit_one", "distance", "first", "width"), "tarp": ("y",)}  # groups and what they hold
 # Posterior draws per curve, if there are any; predictives; which curves count; how many draws are nearly independent.
 _Fitted = tuple[list[dict[str, Array]] | None, list[Any], Array, Array]
 
@@ -53,10 +55,6 @@ def _spaced(draws: Mapping[str, Array], count: int) -> dict[str, Array]:
     size = len(next(iter(draws.values())))
     index = np.linspace(0, size - 1, min(count, size)).round().astype(int)
     return {name: value[index] for name, value in draws.items()}
-
-
-def _is_positive(prior: AbstractPrior) -> bool:
-    return not isinstance(prior, Prior) or prior.noise.positive
 
 
 def features_of(problems: list[Problem], positive: bool = True) -> dict[str, Array]:
@@ -113,7 +111,7 @@ def run_sbc(
         (draw), that of the first context x, the width of the central 90 % interval over the median, and one PIT per curve.
         `tarp`: the ranks of joint targets. `features` (draw): what the posteriors knew. Curves whose fit by
         "nuts" needs review, mostly for chains that did not converge, are left out; the attribute `needs_review` is their share.
-        Of "pfn" there are 200 draws each, resampled from 600: fewer than a fit has, which is the harder case.
+        Of "pfn" there are 200 draws each, resampled from 600 to 2400: fewer than a fit has, which is the harder case.
 
     Raises
     ------
@@ -147,8 +145,8 @@ def run_sbc(
     if posteriors is not None:
         groups = _parameter_groups(prior, simulated, posteriors, kept, thin, rng)
     groups["predictive"] = _predictive_group(simulated, predictives, kept, rng, progress)
-    groups["tarp"] = _tarp_group(simulated, predictives, kept, _is_positive(prior), seed, rng, progress)
-    features = features_of([simulated.problems[i] for i in kept], _is_positive(prior))
+    groups["tarp"] = _tarp_group(simulated, predictives, kept, is_positive(prior), seed, rng, progress)
+    features = features_of([simulated.problems[i] for i in kept], is_positive(prior))
     groups["features"] = xr.Dataset({name: ("draw", value) for name, value in features.items()})
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = {

@@ -1,8 +1,8 @@
 """Curves drawn from a prior, as problems for the engines, and exact draws for them that are kept in a file."""
 
 import hashlib
+import importlib.metadata
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from hybrid.amortized.design import Design
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import Problem
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.models.files import DAMAGED
+from hybrid.models.files import DAMAGED, cannot_write, check_writable, replacing
 from hybrid.models.prior import AbstractPrior, Prior
 
 Array = Any
@@ -98,11 +98,21 @@ def exact_draws(
     ------
     FileFormatError
         If the cache is damaged or holds the draws of other curves.
+    InvalidArgumentError
+        If it cannot be written.
     """
     from hybrid.models.identity import identity
     from hybrid.models.nuts import run_nuts
 
-    key = hashlib.sha256(f"{identity(prior)} {draws}".encode() + b"".join(p.y.tobytes() for p in problems)).hexdigest()
+    parts = [np.concatenate([p.x, p.y, np.array(p.frame, dtype=float)]).tobytes() for p in problems]
+    version = importlib.metadata.version("hybrid-scaling-laws")
+    key = hashlib.sha256(f"{version} {identity(prior)} {draws}".encode() + b"".join(parts)).hexdigest()
+    if cache is not None:
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(cache, error) from None
+        check_writable(cache)
     found = {} if cache is None or not cache.exists() else _read(cache, key, [p.name for p in prior.parameters])
     done = len(found["status"]) if found else 0
     for start in range(done, len(problems), CHUNK):
@@ -133,10 +143,5 @@ def _read(cache: Path, key: str, names: Sequence[str]) -> dict[str, Array]:
 
 
 def _write(cache: Path, key: str, found: dict[str, Array]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.npz")
-    try:
-        np.savez(temporary, key=np.array(key), **found)
-        temporary.replace(cache)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=np.array(key), **found)

@@ -16,7 +16,7 @@ from hybrid.benchmark_methods import BANDS, GRID, Method, Record, as_method, bat
 from hybrid.benchmark_scores import curve_table, render, summarise
 from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.models.files import DAMAGED, replacing
+from hybrid.models.files import DAMAGED, cannot_write, replacing
 from hybrid.models.prior import AbstractPrior
 from hybrid.spreading import spread
 
@@ -60,7 +60,10 @@ class _Cache:
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder = folder
         self._common = f"{FORMAT}|{importlib.metadata.version('hybrid-scaling-laws')}|{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
 
     def _path(self, method: Method, case: Case) -> Path:
         key = hashlib.sha256(f"{self._common}|{method.name}|{method.identity}|{case.digest}".encode()).hexdigest()
@@ -209,15 +212,12 @@ def benchmark(
     seed = as_integer(seed, "seed", 0, 2**32 - 1)
     cases = collect_cases(data, nslpfn_data, _names(domains))
     folder = None if out is None else Path(out)
-    try:
-        cache = None if folder is None else _Cache(folder / CACHE, seed)
-        records = _run(chosen, cases, cache, fresh, seed, workers, dask, progress)
-        curves = curve_table(cases, records)
-        found = Benchmark(summarise(curves), curves, cases, records)
-        if folder is not None:
-            _write(found, folder, figures)
-    except OSError as error:
-        raise InvalidArgumentError(f"cannot write to {folder}: {error.strerror or error}") from None
+    cache = None if folder is None else _Cache(folder / CACHE, seed)
+    records = _run(chosen, cases, cache, fresh, seed, workers, dask, progress)
+    curves = curve_table(cases, records)
+    found = Benchmark(summarise(curves), curves, cases, records)
+    if folder is not None:
+        _write(found, folder, figures)
     return found
 
 
@@ -226,4 +226,8 @@ def _write(found: Benchmark, folder: Path, figures: bool) -> None:
         with replacing(folder / name) as temporary:
             frame.to_csv(temporary, index=False)
     if figures:
-        importlib.import_module("hybrid.benchmark_plots").write_figures(found.table, found.cases, found.records, folder)
+        plots = importlib.import_module("hybrid.benchmark_plots")
+        try:
+            plots.write_figures(found.table, found.cases, found.records, folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from None

@@ -16,7 +16,7 @@ from hybrid.diagnostics.datatree import read_datatree, write_datatree
 from hybrid.diagnostics.scores import coverage
 from hybrid.diagnostics.uniformity import LEVEL, Uniformity, check_uniform
 from hybrid.models.checks import as_integer
-from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, UnknownNameError
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
 
@@ -189,7 +189,14 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
         If the file is missing, damaged, or not one of a calibration.
     """
     sbc = importlib.import_module("hybrid.diagnostics.sbc")
-    return Calibration(read_datatree(path, sbc.FORMAT))
+    tree = read_datatree(path, sbc.FORMAT)
+    missing = [name for name in ("engine", "prior", "needs_review", "versions") if name not in tree.attrs]
+    for group, names in sbc.ALWAYS.items():
+        known = tree[group].data_vars if group in tree.children else {}
+        missing += [f"{group}/{name}" for name in names if name not in known]
+    if missing or "features" not in tree.children:
+        raise FileFormatError(f"{path} lacks a part of a calibration ({', '.join(missing) or 'features'}): calibrate again")
+    return Calibration(tree)
 
 
 def calibrate(

@@ -5,17 +5,8 @@ from pathlib import Path
 
 import click
 
-from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.models.files import check_writable
-
-
-def _checked(path: Path | None, suffix: str) -> None:
-    """Fail before hours of work, not after them."""
-    if path is None:
-        return
-    if path.suffix.lower() != suffix:
-        raise InvalidArgumentError(f"{path}: the name must end in {suffix}")
-    check_writable(path)
+from hybrid.models.errors import FileFormatError
+from hybrid.output import check_output
 
 
 @click.command("calibrate")
@@ -48,8 +39,8 @@ def calibrate_command(
 
     chosen = read_prior(prior)
     page = Path(f"calibration_{chosen.name}_{engine}.html") if out is None else out
-    _checked(page, ".html")
-    _checked(saved, ".nc")
+    check_output(page, (".html",))
+    check_output(saved, (".nc",))
     cache = page.with_suffix(".draws.npz") if engine == "nuts" else None
     found = calibrate(chosen, engine, simulations, None, seed, cache, workers, True, checkpoint)
     click.echo(found.verdict)
@@ -78,7 +69,7 @@ def report_command(source: Path, out: Path | None) -> None:
     from hybrid.result import Fit, load_fit
 
     page = source.with_suffix(".html") if out is None else out
-    _checked(page, ".html")
+    check_output(page, (".html",))
     subject: Fit | Calibration
     try:
         subject = load_fit(source)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hybrid.curve import Curve
 from hybrid.fitting import fit
-from hybrid.models.checks import as_integer
+from hybrid.models.checks import as_floats, as_integer
 from hybrid.models.errors import InvalidArgumentError, InvalidCurveError
 from hybrid.models.prior import AbstractPrior
 
@@ -99,12 +99,9 @@ def next_points(
 
 
 def _candidates(candidates: Array) -> np.ndarray:
-    try:
-        x = np.atleast_1d(np.asarray(candidates, dtype=float))
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(f"candidates must be numbers, got {candidates!r}") from None
-    if x.ndim != 1 or x.size == 0 or not np.all(np.isfinite(x)) or not np.all(x > 0):
-        raise InvalidArgumentError("candidates must be a one-dimensional array of positive finite numbers, at least one")
+    x = as_floats(candidates, "candidates", InvalidArgumentError, scalar=True)
+    if x.size == 0 or not np.all(np.isfinite(x)) or not np.all(x > 0):
+        raise InvalidArgumentError("candidates must be positive finite numbers, at least one")
     if np.unique(x).size < x.size:
         raise InvalidArgumentError("candidates repeat: give each position once")
     return x

@@ -16,11 +16,12 @@ import click
 from hybrid.amortized.interrupts import ending_gently
 from hybrid.benchmark_command import benchmark_command
 from hybrid.calibration_commands import calibrate_command, report_command
-from hybrid.models.errors import EngineUnavailableError, HybridError, InvalidArgumentError
-from hybrid.models.files import check_writable, replacing
-from hybrid.output import format_table
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, HybridError, InvalidArgumentError
+from hybrid.models.files import replacing
+from hybrid.output import check_output, format_table
 
 if TYPE_CHECKING:
+    from hybrid.amortized.design import Design
     from hybrid.curve import Curve
     from hybrid.models.prior import AbstractPrior
     from hybrid.result import Fit
@@ -54,15 +55,6 @@ class _Group(click.Group):
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise _Failure(f"{where}{error.strerror or error}") from None
-
-
-def _check_output(path: Path | None, formats: Sequence[str]) -> None:
-    """Fail before the fit, not after it, where the result could not be written."""
-    if path is None:
-        return
-    if path.suffix.lower() not in formats:
-        raise InvalidArgumentError(f"{path}: the name must end in {' or '.join(formats)}")
-    check_writable(path)
 
 
 def _save_fit(fit: Fit, path: Path) -> None:
@@ -293,8 +285,8 @@ def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **opti
     is about the held-out points, or the horizon where there are none.
     """
     request = _Request(**options)
-    _check_output(out, (".nc",))
-    _check_output(request.plot, PLOT_FORMATS)
+    check_output(out, (".nc",))
+    check_output(request.plot, PLOT_FORMATS)
     from hybrid.fitting import fit
     from hybrid.reading import read_prior
 
@@ -326,7 +318,7 @@ def compare_command(**options: Any) -> None:
     from hybrid.reading import read_prior
 
     request = _Request(**options)
-    _check_output(request.plot, PLOT_FORMATS)
+    check_output(request.plot, PLOT_FORMATS)
     curve = request.read()
     horizon = _horizon(curve, request.at, request.horizon)
     click.echo(f"{_describe(curve)}; {_said_horizon(horizon, request)}, seed {request.seed}")
@@ -374,31 +366,33 @@ def train_command(
     An interrupted run goes on where it stopped when the same command is given again. To train on several devices or
     machines, start the command with torchrun.
     """
-    from hybrid.amortized.design import Design
-    from hybrid.amortized.release import kept, train_prior
+    from hybrid.amortized.release import BEFORE, train_prior, weights_place
     from hybrid.amortized.settings import check_names, design_for
     from hybrid.reading import read_prior
 
     changes = dict(map(_setting, settings))
     check_names(changes)  # before they could be taken for other arguments
     chosen = read_prior(prior)
-    design = design_for(chosen) if design_file is None else Design.from_dict(_read_json(design_file))
+    design = design_for(chosen) if design_file is None else _read_design(design_file)
     if interpolated is not None:
         design = dataclasses.replace(design, interpolated=interpolated)
+    stood = weights_place(chosen, out).exists()
     card = train_prior(chosen, preset, out, design, device, devices, origin=origin, **changes)
     if card is not None:
         click.echo(f"wrote {card.weights} and {card.path.name}")
-        before = kept(card)
-        if before is not None:
-            click.echo(f"the weights that were there are kept as {before.name}")
+        if stood:
+            click.echo(f"the weights that were there are kept as {card.weights.name}{BEFORE}")
 
 
-def _read_json(path: Path) -> Any:
+def _read_design(path: Path) -> Design:
+    from hybrid.amortized.design import Design
     from hybrid.reading import read_text
 
     text = read_text(path)
     try:
-        return json.loads(text)
+        return Design.from_dict(json.loads(text))
+    except (FileFormatError, InvalidArgumentError) as error:
+        raise FileFormatError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"{path} is not JSON: {error}") from None
 

@@ -1,8 +1,28 @@
-"""Tables of text that commands print, and text for pages."""
+"""Tables of text that commands print, text for pages, and where results go."""
 
 import html
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.files import check_writable
+
+
+def check_output(path: Path | None, formats: Sequence[str]) -> None:
+    """Fail before the work, not after it, where a file could not be written.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If its name ends in none of the formats, or it cannot be written.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in formats:
+        raise InvalidArgumentError(f"{path}: the name must end in {' or '.join(formats)}")
+    check_writable(path)
 
 
 def as_html(text: str) -> str:
@@ -13,6 +33,20 @@ def as_html(text: str) -> str:
 def as_markdown(text: str) -> str:
     """Text that a page of Markdown shows as it is, whatever is in it."""
     return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", as_html(text))
+
+
+def as_table(frame: Any, form: Any = None) -> Any:
+    """A data frame as a page of HTML shows it, whatever is in its cells and names.
+
+    Parameters
+    ----------
+    frame
+        A pandas DataFrame.
+    form
+        Of the numbers, as "{:.4g}"; None gives three decimals.
+    """
+    style = frame.style.format(form, precision=3, escape="html")
+    return style.format_index(escape="html").format_index(escape="html", axis=1)
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:

@@ -24,7 +24,7 @@ _SETUP = """import warnings
 from IPython.display import Markdown, display
 import matplotlib.pyplot as plt
 import hybrid
-from hybrid.output import as_html, as_markdown
+from hybrid.output import as_html, as_markdown, as_table
 warnings.filterwarnings("ignore")
 plt.rcParams.update({{"figure.dpi": 110, "font.size": 9}})
 
@@ -39,7 +39,8 @@ def shown(make):  # what a check gives, or why it is not for this fit
 _VERSIONS = """import json
 attrs = {attrs}
 rows = ["| | |", "|---|---|"]
-rows += [f"| {{name}} | {{version}} |" for name, version in json.loads(attrs["versions"]).items()]
+versions = json.loads(attrs["versions"])
+rows += [f"| {{as_markdown(name)}} | {{as_markdown(str(version))}} |" for name, version in versions.items()]
 display(Markdown("\\n".join(rows)))"""
 
 CALIBRATION_CELLS: tuple[Cell, ...] = (
@@ -48,7 +49,8 @@ CALIBRATION_CELLS: tuple[Cell, ...] = (
         "code",
         "attrs = calibration.data.attrs\n"
         "mark = 'No miscalibration found.' if calibration.ok else 'Miscalibrated.'\n"
-        'display(Markdown(f\'# Calibration of `{{attrs["engine"]}}` on the prior `{{attrs["prior"]}}`\\n\\n\'\n'
+        "engine, prior = (as_markdown(attrs[name]) for name in ('engine', 'prior'))\n"
+        "display(Markdown(f'# Calibration of {{engine}} on the prior {{prior}}\\n\\n'\n"
         "                 f'> **{{mark}}** {{as_markdown(calibration.verdict)}}'))",
     ),
     (
@@ -61,7 +63,7 @@ CALIBRATION_CELLS: tuple[Cell, ...] = (
         "is off, or where they correlate with a feature of the data.",
     ),
     ("code", "figure = calibration.plot(); display(figure); plt.close(figure)"),
-    ("code", "calibration.table().style.format(precision=3)"),
+    ("code", "as_table(calibration.table())"),
     (
         "markdown",
         "`excess`: how far the line leaves its band. `shift`, `spread`, `dependence`: standard normal if all is well; a "
@@ -71,7 +73,7 @@ CALIBRATION_CELLS: tuple[Cell, ...] = (
         "points lie, and how wide the 90 % intervals are (`width`, over the median).",
     ),
     ("code", "figure = calibration.plot_coverage(); display(figure); plt.close(figure)"),
-    ("code", "calibration.coverage().style.format(precision=3)"),
+    ("code", "as_table(calibration.coverage())"),
     ("markdown", "## Recovery\n\nPosterior mean, one sd either way, against the truth, on the real line: log or logit."),
     (
         "code",
@@ -87,8 +89,8 @@ FIT_CELLS: tuple[Cell, ...] = (
     ("code", _SETUP + "\n{load}"),
     (
         "code",
-        "name = fit.curve.name or 'one curve'\n"
-        "display(Markdown(f'# {{as_markdown(name)}}: forecast by `{{fit.engine}}` under the prior `{{fit.prior.name}}`\\n\\n'\n"
+        "name, engine, prior = map(as_markdown, (fit.curve.name or 'one curve', fit.engine, fit.prior.name))\n"
+        "display(Markdown(f'# {{name}}: forecast by {{engine}} under the prior {{prior}}\\n\\n'\n"
         '                 f\'> **{{fit.status.replace("_", " ")}}** {{as_markdown(fit.verdict)}}\'))',
     ),
     (
@@ -119,10 +121,10 @@ FIT_CELLS: tuple[Cell, ...] = (
     (
         "code",
         "has_posterior = 'posterior' in fit.data.children\n"
-        "display(fit.summary().style.format('{{:.4g}}') if has_posterior else Markdown('The engine gives no parameters.'))",
+        "display(as_table(fit.summary(), '{{:.4g}}') if has_posterior else Markdown('The engine gives no parameters.'))",
     ),
     ("markdown", "## Health\n\nEach threshold with its source; what fails says what to do."),
-    ("code", "shown(lambda: hybrid.health(fit).style.format(precision=3))"),
+    ("code", "shown(lambda: as_table(hybrid.health(fit)))"),
     (
         "markdown",
         "## Does the model fit its own points?\n\nDistribution of replicated data against the observed ones.",
@@ -138,7 +140,7 @@ FIT_CELLS: tuple[Cell, ...] = (
         "      .format('{{:.5g}}', subset=['y']).format_index('{{:.6g}}'))",
     ),
     ("markdown", "## Sensitivity to prior and likelihood\n\nBy power-scaling (Kallioinen et al. 2024)."),
-    ("code", "shown(lambda: hybrid.sensitivity(fit))"),
+    ("code", "shown(lambda: as_table(hybrid.sensitivity(fit)))"),
     ("markdown", "## How this was made\n\n```bash\n{command}\n```"),
     ("code", _VERSIONS.replace("{attrs}", "fit.data.attrs")),
 )
@@ -155,7 +157,11 @@ def _page(cells: Sequence[Cell], values: dict[str, Any], title: str, folder: Pat
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
     runner = client.NotebookClient(
-        notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        extra_arguments=["--log-level=ERROR"],  # it would warn the user's terminal of its own sockets
     )
     try:
         runner.execute(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})

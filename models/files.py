@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import stat
 import tempfile
 import zipfile
@@ -55,13 +56,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary, place = None, Path(os.path.realpath(path))
     try:
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=place.parent)
-        os.close(handle)
-        temporary = Path(name)
+        name = place.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+        name.touch(exist_ok=False)  # with the permissions of a new file
+        temporary = name
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~umask)
+        if place.exists():
+            temporary.chmod(stat.S_IMODE(place.stat().st_mode))
         temporary.replace(place)
     except OSError as error:
         raise cannot_write(path, error) from None

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro
 
-from hybrid.models.coordinates import Frame
+from hybrid.models.coordinates import Frame, Unit
 from hybrid.models.errors import EngineUnavailableError
 from hybrid.models.prior import Prior, expand
 
@@ -17,7 +17,7 @@ def numpyro_model(prior: Prior) -> Callable[..., None]:
     """A model function ``model(x, y=None, frame=None, mask=True)`` for NumPyro's own inference and predictive tools.
 
     Its sample sites are the prior's parameters and "y"; x and y are in the prior's coordinates, shape (n,), and points
-    where mask is False are ignored.
+    where mask is False are ignored. Without a frame that of `prior.sample` is taken for these x.
 
     Parameters
     ----------
@@ -37,10 +37,17 @@ def numpyro_model(prior: Prior) -> Callable[..., None]:
 
     def model(x: Array, y: Array | None = None, frame: Frame | None = None, mask: Array | bool = True) -> None:
         x = jnp.asarray(x)
-        frame = frame or Frame(0.0, 1.0, 1.0, jnp.min(x), 1.0, jnp.maximum(jnp.max(x), 1.0))
-        theta = {p.name: numpyro.sample(p.name, p.distribution.numpyro()) for p in prior.parameters}
+        frame = frame or _native_frame(prior, jnp.min(x), jnp.max(x))
+        theta = {p.name: jnp.asarray(numpyro.sample(p.name, p.distribution.numpyro())) for p in prior.parameters}
         curve = prior.mean(theta, x, frame)
         with numpyro.handlers.mask(mask=mask):
             numpyro.sample("y", prior.noise.numpyro(curve, expand(theta)), obs=y)
 
     return model
+
+
+def _native_frame(prior: Prior, low: Array, high: Array) -> Frame:
+    """As the prior's coordinates have it, for x that may be traced, and so cannot be checked."""
+    if prior.coordinates == Unit.name:
+        return Frame(0.0, 1.0, 1.0, Unit.low, high, 1.0)
+    return Frame(0.0, 1.0, 1.0, jnp.minimum(low, 1.0), 1.0, jnp.maximum(high, 1.0))

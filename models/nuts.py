@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from numpyro.infer.hmc import hmc
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hybrid.models import convergence, jumps
 from hybrid.models.checks import as_integer, is_real
@@ -405,7 +405,7 @@ def run_nuts(
     One result per problem, in order. Status is "needs_review" where rank-normalised R-hat is not below 1.01, bulk or tail
     ESS is below 400 (Vehtari et al. 2021), more than 2 % of the transitions diverged, or the residuals follow one another
     as those of replicated curves do in less than one of a hundred (see `hybrid.models.residuals`): then the draws are
-    right for the model, and the model is not right for the curve.
+    right for the model, and the model is not right for the curve; or where the points have no noise at all.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """Spread independent tasks over processes."""
 
 import importlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, as_completed
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from hybrid.models.errors import EngineUnavailableError
 
 # The cores are taken by the processes; threads inside them would only get in each other's way.
-_ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+_ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1"}
+_XLA_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 # loky takes a process that has grown by 300 MB for one that leaks, and replaces it: compiled programs take more.
 _GROWN = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e12"}
 
@@ -38,7 +40,10 @@ def run_tasks(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], wo
             yield index, function(*arguments)
         return
     loky = importlib.import_module("loky")
-    executor = loky.get_reusable_executor(max_workers=min(workers, len(calls)), timeout=60, env={**_ONE_THREAD, **_GROWN})
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_XLA_ONE_THREAD}".strip()}
+    executor = loky.get_reusable_executor(
+        max_workers=min(workers, len(calls)), timeout=60, env={**_ONE_THREAD, **_GROWN, **flags}
+    )
     futures = {executor.submit(function, *arguments): index for index, arguments in enumerate(calls)}
     try:
         for future in as_completed(futures):

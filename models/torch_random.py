@@ -11,11 +11,21 @@ _LOCK = threading.RLock()  # its distributions draw from a state that all thread
 
 @contextlib.contextmanager
 def seeded(seed: int, device: Any = None) -> Iterator[None]:
-    """Seed torch inside, one thread at a time; afterwards its state is as it was, that of a CUDA device too."""
+    """Seed torch inside, on the CPU and on one device, one thread at a time; afterwards their states are as they were.
+
+    `torch.manual_seed` would seed all devices that there are.
+    """
     torch = importlib.import_module("torch")
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with _LOCK, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    if device is None or device.type == "cpu":
+        with _LOCK, torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
+    module = torch.get_device_module(device)
+    with _LOCK, torch.random.fork_rng(devices=[device], device_type=device.type):
+        torch.default_generator.manual_seed(seed)
+        with module.device(device):
+            module.manual_seed(seed)
         yield
 
 

@@ -1,11 +1,13 @@
 """`hybrid benchmark`: its figures against hand-made ones, its cache, its sources of curves, and one line for bad input."""
 
+import importlib.metadata
 import importlib.util
 import os
 import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -221,6 +223,16 @@ def test_what_is_kept_is_used_only_for_what_it_was_made_from(data: Path, tmp_pat
     narrow = hybrid.get_prior("m1").replace(sigma={"loc": -6.0})
     run(domains="LM", methods=[("least_squares", narrow)])
     assert counted == [2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda name: "99")
+        run(domains="LM")
+        assert counted == [2]  # another version of Hybrid may forecast otherwise
+    with pytest.MonkeyPatch.context() as patch:
+        for weights, expected in (("one", [2]), ("one", []), ("other", [2])):
+            card = SimpleNamespace(content={"weights_sha256": weights})
+            patch.setattr(benchmark_methods, "find_card", lambda prior, card=card: card)
+            run(domains="LM", methods="pfn:m4")
+            assert counted == expected, weights
     data.write_text(
         data.read_text(encoding="utf-8").replace(",context,", ",context,", 1).replace("LM,small", "LM,tiny"), encoding="utf-8"
     )

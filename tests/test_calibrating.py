@@ -9,11 +9,13 @@ import arviz_plots
 import matplotlib as mpl
 import numpy as np
 import pytest
+import xarray as xr
 
 import hybrid
 from hybrid.amortized.design import Design
 from hybrid.calibrating import JOINT, PREDICTIVE
 from hybrid.diagnostics import sbc
+from hybrid.diagnostics.datatree import write_datatree
 from hybrid.diagnostics.simulate import ExactDraws, exact_draws, simulate
 from hybrid.models.engine import Problem
 from hybrid.models.errors import InvalidArgumentError
@@ -165,8 +167,14 @@ def test_draws_are_kept_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(calls) == 4
     for name in NAMES:
         np.testing.assert_array_equal(again.draws[name], whole.draws[name])
-    with pytest.raises(hybrid.FileFormatError, match="other curves: delete it"):
-        exact_draws(VAGUE, problems[:2], 50, cache, progress=False)
+    frame = problems[1].frame
+    farther = dataclasses.replace(problems[1], frame=frame._replace(horizon=2.0 * frame.horizon))
+    for others in (problems[:2], [problems[0], farther, problems[2]]):  # a law may read the horizon
+        with pytest.raises(hybrid.FileFormatError, match="other curves: delete it"):
+            exact_draws(VAGUE, others, 50, cache, progress=False)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(hybrid.InvalidArgumentError, match="cannot write"):
+        exact_draws(VAGUE, problems, 50, tmp_path / "file" / "draws.npz", progress=False)
     cache.write_bytes(cache.read_bytes()[:100])
     with pytest.raises(hybrid.FileFormatError, match="damaged"):
         exact_draws(VAGUE, problems, 50, cache, progress=False)
@@ -195,6 +203,21 @@ def test_other_files_are_no_calibrations(tmp_path: Path) -> None:
     fit.save(tmp_path / "fit.nc")
     with pytest.raises(hybrid.FileFormatError, match="is not a calibration of this version"):
         hybrid.load_calibration(tmp_path / "fit.nc")
+
+
+def test_files_that_lack_a_part_of_a_calibration_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tree, path = calibrated(monkeypatch).data, tmp_path / "part.nc"
+    for name in ("predictive", "tarp", "features"):
+        parts = {group: tree[group].to_dataset() for group in tree.children if group != name}
+        part = xr.DataTree.from_dict(parts)
+        part.attrs = dict(tree.attrs)
+        write_datatree(part, path)
+        with pytest.raises(hybrid.FileFormatError, match=f"lacks a part of a calibration .*{name}"):
+            hybrid.load_calibration(path)
+    del tree.attrs["needs_review"]
+    write_datatree(tree, path)
+    with pytest.raises(hybrid.FileFormatError, match=r"lacks a part of a calibration \(needs_review\): calibrate again"):
+        hybrid.load_calibration(path)
 
 
 @pytest.mark.parametrize("targets", [1, 2, 3])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import arviz_stats
 import matplotlib as mpl
 import numpy as np
 import pytest
+import xarray as xr
+from scipy.special import logit
 
 import hybrid
 from hybrid import checking
@@ -75,6 +78,53 @@ def test_health_of_chains_has_thresholds_sources_and_remedies(fits: dict[str, hy
     assert not found.loc["R-hat", "ok"]
     assert found.loc["R-hat", "value"] > MAX_RHAT
     assert "draws=" in found.loc["R-hat", "remedy"]
+
+
+def changed(fit: hybrid.Fit, draws: Callable[[Any], Any] | None = None, **stats: Callable[[Any], Any]) -> hybrid.Fit:
+    """A fit with other draws of sigma, or other statistics of its chains."""
+    result = fit.result
+    made = {name: value if draws is None else draws(value) for name, value in result.draws.items()}
+    told = {name: stats[name](value) if name in stats else value for name, value in result.sample_stats.items()}
+    return dataclasses.replace(fit, result=dataclasses.replace(result, draws=made, sample_stats=told))
+
+
+def one_after_another(value: np.ndarray) -> np.ndarray:
+    """The same draws, in an order in which neighbours are alike, each chain's spread over the whole posterior."""
+    order = np.sort(value.reshape(-1))
+    return np.concatenate([order[::2], order[1::2][::-1]]).reshape(value.shape[::-1]).T
+
+
+def rare_tail(value: np.ndarray) -> np.ndarray:
+    """Chains that visit the tails once, for a long time, and are independent elsewhere."""
+    flat = value.copy()
+    for chain in flat:
+        low, high = np.quantile(chain, [0.06, 0.94])
+        outside = (chain < low) | (chain > high)
+        chain[:] = np.concatenate([np.sort(chain[outside]), chain[~outside]])
+    return flat
+
+
+def walk(energy: np.ndarray) -> np.ndarray:
+    """Energies that a chain crosses slowly."""
+    return np.sort(energy, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("check", "draws", "stats"),
+    [
+        ("bulk ESS", one_after_another, {}),
+        ("tail ESS", rare_tail, {}),
+        ("MCSE of the mean over sd", one_after_another, {}),
+        ("divergent transitions", None, {"diverging": lambda value: np.arange(value.size).reshape(value.shape) % 20 == 0}),
+        ("BFMI", None, {"energy": walk}),
+    ],
+)
+def test_each_threshold_of_the_chains_is_judged(
+    fits: dict[str, hybrid.Fit], check: str, draws: Callable[[Any], Any] | None, stats: dict[str, Callable[[Any], Any]]
+) -> None:
+    row = hybrid.health(changed(fits["nuts"], draws, **stats)).loc[check]
+    assert not row["ok"]
+    assert row["remedy"] != ""
 
 
 def test_health_of_amortized_draws_is_k_hat_and_the_training_range(fits: dict[str, hybrid.Fit]) -> None:
@@ -152,11 +202,21 @@ def test_a_figure_that_cannot_be_made_is_not_left_open(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sensitivity_is_that_of_arviz_and_says_what_dominates(fits: dict[str, hybrid.Fit], engine: str) -> None:
-    table = hybrid.sensitivity(fits[engine])
-    assert list(table.index) == [p.name for p in fits[engine].prior.parameters]
-    assert {"prior", "likelihood", "diagnosis"} <= set(table.columns)
-    # seven points say little about the sharpness of an upper plateau
+    fit = fits[engine]
+    table = hybrid.sensitivity(fit)
+    names = [p.name for p in fit.prior.parameters]
+    assert list(table.index) == names
+    data, posterior = fit.data.copy(), fit.data["posterior"].to_dataset()
+    real = {"y_first": np.log, "y_ratio": logit, "floor": logit, "saturation": logit, "alpha": np.log, "sigma": np.log}
+    assert set(real) == set(names)
+    data["posterior"] = xr.DataTree(posterior.assign({name: real[name](posterior[name]) for name in names}))
+    reference = arviz_stats.psense_summary(data, var_names=names)
+    for column in ("prior", "likelihood"):
+        np.testing.assert_allclose(table[column], reference[column], atol=2e-3)
+    assert list(table["diagnosis"]) == list(reference["diagnosis"])
+    # seven points tell the level, and next to nothing of where an upper plateau is
     assert float(table.loc["y_first", "likelihood"]) > 0.05
+    assert float(table.loc["saturation", "prior"]) > float(table.loc["y_first", "prior"])
 
 
 def test_sensitivity_needs_draws_of_all_parameters(fits: dict[str, hybrid.Fit]) -> None:

@@ -164,7 +164,7 @@ def test_bad_files_are_refused(tmp_path: Path, content: bytes, word: str) -> Non
     ("arguments", "word"),
     [
         (["fit", "absent.csv"], "absent.csv"),
-        (["fit", "."], "."),
+        (["fit", "."], ". cannot be read"),
         (["fit", "example:absent"], "cerebras_gpt_pile"),
         (["fit", "example:porian_optimal_loss", "--prior", "absent"], "m4"),
         (["fit", "example:porian_optimal_loss", "--engine", "absent"], "nuts"),

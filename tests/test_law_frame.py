@@ -341,7 +341,7 @@ def test_weights_are_those_of_the_laplace_evidence() -> None:
         first, second = (along_sigma(f, modes.s[row, k])[1] + volume[k] for k in range(MODES))
         assert float(weight[row, 0]) == pytest.approx(
             1 / (1 + math.exp(first - second)), abs=0.05
-        )  # sigma's six Newton steps end early above .2
+        )  # sigma's few Newton steps end early above .2
         assert float((modes.s[row, 0] - modes.s[row, 1]).abs().max()) >= 0.1 * DISTINCT
 
 

@@ -1,6 +1,7 @@
 """Reports: one page that needs no network, with the verdict first; and the commands that write them."""
 
 import re
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,16 @@ def test_report_shows_names_and_numbers_as_they_are(tmp_path: Path) -> None:
     y = 1e-6 * (2.0 + 3.0 * x**-0.5)
     targets = {"x_target": [20.0, 100.0, 200.0], "y_target": [2.5e-6, 2.3e-6, 2.2e-6]}
     curve = hybrid.Curve(x, y, "x<y", "loss", **targets, name="<script>alert(1)</script> *two* of _three_")
-    page = check_page(hybrid.write_report(hybrid.fit(curve, "lcpfn", "pfn", progress=False), tmp_path / "fit.html"))
+    fit = hybrid.fit(curve, "lcpfn", "pfn", progress=False)
+    foreign = hybrid.get_prior("m2").replace("x`<script>alert(2)</script>`")
+    other = hybrid.fit(curve, foreign, "least_squares", progress=False)
+    other.data.attrs["versions"] = json.dumps({"<script>alert(3)</script>": "<script>alert(4)</script>"})
+    other.save(tmp_path / "other.nc")
+    second = check_page(hybrid.write_report(hybrid.load_fit(tmp_path / "other.nc"), tmp_path / "other.html"))
+    assert "<script>alert(" not in second
+    for number in (2, 3, 4):
+        assert f"&lt;script&gt;alert({number})&lt;/script&gt;" in second
+    page = check_page(hybrid.write_report(fit, tmp_path / "fit.html"))
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; *two* of _three_" in page
     assert "x&lt;y" in page

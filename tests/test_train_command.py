@@ -285,8 +285,8 @@ def test_training_again_replaces_weights_and_card(tmp_path: Path, out: Path) -> 
         (["--prior", "m1", "--design", "absent.json"], ["absent.json"]),
         (["--prior", "m1", "--design", "text.json"], ["text.json", "not JSON"]),
         (["--prior", "m1", "--design", "image.json"], ["image.json", "not text in UTF-8"]),
-        (["--prior", "m1", "--design", "list.json"], ["design"]),
-        (["--prior", "m1", "--design", "."], ["."]),
+        (["--prior", "m1", "--design", "list.json"], ["list.json: not a description of a design"]),
+        (["--prior", "m1", "--design", "."], [". cannot be read"]),
     ],
 )
 def test_bad_options_give_one_line(
@@ -349,8 +349,8 @@ NO_SETTINGS = ("prior=m2", "device=cpu", "devices=2", "out=x", "design=x", "pres
         (["--prior", "m1", "--device", "tpux"], ["device"]),
         (["--prior", "m1", "--device", "cuda"], ["device"]),
         (["--prior", "image.json"], ["image.json"]),
-        (["--prior", "nslpfn.json"], ["prior"]),
-        (["--prior", "law.json"], ["law"]),
+        (["--prior", "nslpfn.json"], ["nslpfn.json: "]),
+        (["--prior", "law.json"], ["law.json: "]),
     ],
 )
 def test_bad_requests_of_other_kinds(
@@ -371,8 +371,8 @@ def test_out_is_checked_before_training(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_prior_names_stay_in_the_folder(tmp_path: Path, out: Path) -> None:
     (tmp_path / "p.json").write_text(hybrid.get_prior("m1").replace(name="../evil").to_json())
-    call(tmp_path, "--prior", tmp_path / "p.json", "--out", out)
-    assert not list(tmp_path.glob("evil*"))
+    check_refused(call(tmp_path, "--prior", tmp_path / "p.json", "--out", out), "use letters, digits, - and _, not '../evil'")
+    assert not list(tmp_path.rglob("*evil*"))
 
 
 @pytest.mark.parametrize(

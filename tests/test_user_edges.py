@@ -227,7 +227,7 @@ def test_the_default_horizon_stays_within_what_can_be_computed(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("[" * 100_000, "not JSON"), ("[1, 2]", "not a description of a prior"), ("{", "not JSON")],
+    [("[" * 100_000, "not JSON"), ("[1, 2]", "not a description of a"), ("{", "not JSON")],
     ids=["deep", "list", "cut short"],
 )
 @pytest.mark.parametrize("option", ["--prior", "--design"])
@@ -237,9 +237,8 @@ def test_json_that_is_no_prior_or_design_is_named(tmp_path: Path, content: str, 
     other: list[Any] = [] if option == "--prior" else ["--prior", "m1"]
     run = CliRunner().invoke(main, ["train", option, str(path), *other, "--out", str(tmp_path / "out")])
     assert run.exit_code == 2, run.output
-    if option == "--prior":
-        assert words in run.output
-        assert str(path) in run.output
+    assert words in run.output
+    assert str(path) in run.output
 
 
 def test_json_of_other_editors_is_read(tmp_path: Path) -> None:
