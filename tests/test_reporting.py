@@ -1,7 +1,7 @@
 """Reports: one page that needs no network, with the verdict first; and the commands that write them."""
 
-import re
 import json
+import re
 from pathlib import Path
 from typing import Any
 
