@@ -27,6 +27,7 @@ from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, OUTSIDE
+from hybrid.models.thresholds import MIN_TRAINED
 from hybrid.models.torch_random import seeded
 
 DRAWS = 2000
@@ -189,10 +190,16 @@ def _posterior(
     return {}, {}
 
 
-def _verdict(problem: Problem, design: Design, said: Sequence[str]) -> tuple[str, ...]:
-    """The reasons of a fit: one lists all that lies outside the training design, one says that the prior is not right."""
+def _verdict(problem: Problem, design: Design, said: Sequence[str], curves: int) -> tuple[str, ...]:
+    """The reasons of a fit: one that the network saw few curves in training, one lists all that lies outside the training
+    design, one says that the prior is not right."""
     outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]])
     reasons = []
+    if curves < MIN_TRAINED:
+        reasons.append(
+            f"The network saw {curves:,} curves in training, and {MIN_TRAINED:,} are the least that are worth an answer: train "
+            "it on with `hybrid train`."
+        )
     if outside:
         reasons.append(
             f"{OUTSIDE}: {'; '.join(outside)}. Check with engine='nuts' where the prior allows it, or "
@@ -254,7 +261,7 @@ def run_pfn(
     "log_ratio", lp - log_q of as many draws before the resampling, which k-hat is computed from; and the predictive
     distribution, which is None where it follows from the draws.
     The status is "needs_review" where the context or the horizon lies outside what the network was trained on, or the
-    residuals follow one another as those of the prior's own curves hardly ever do.
+    residuals follow one another as those of the prior's own curves hardly ever do, or where the network was hardly trained.
 
     Raises
     ------
@@ -293,7 +300,7 @@ def run_pfn(
             own = contexts.row(i)
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
             posterior, stats = _posterior(model, summary[i], problem, draws, own_seed)
-            reasons = _verdict(problem, design, said[i])
+            reasons = _verdict(problem, design, said[i], card.curves)
             if by_draws:
                 reasons += _doubt(stats)
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)

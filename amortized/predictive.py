@@ -192,7 +192,8 @@ class AmortizedPredictive:
 
     def mean(self, x: Array) -> Array:
         """E[y] at x, shape (n,); see `sd`."""
-        return self._moments(x)[0].numpy() * self._frame.y_scale
+        with np.errstate(over="ignore"):
+            return self._moments(x)[0].numpy() * self._frame.y_scale
 
     def sd(self, x: Array) -> Array:
         """Standard deviation of y at x, shape (n,).
@@ -200,7 +201,8 @@ class AmortizedPredictive:
         Where the network works on log y, mean and sd leave out the last 1e-4 of the mass of each tail: an exponential tail
         of log y may have no mean in y.
         """
-        return self._moments(x)[1].numpy() * self._frame.y_scale
+        with np.errstate(over="ignore"):
+            return self._moments(x)[1].numpy() * self._frame.y_scale
 
     def _moments(self, x: Array) -> tuple[Tensor, Tensor]:
         """Mean and sd of y in coordinates; made once for the latest x, as both are mostly asked for."""

@@ -38,28 +38,19 @@ def _draw_shared(prior: Prior, x: Tensor, frame: Frame, generator: torch.Generat
 def _draw_nslpfn(
     prior: NslPfn, x: Tensor, hidden: Tensor, last: Tensor, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Family, noise scale and noisy curves at x (B, n) from the released sampler, which draws in NumPy at sorted positions.
+    """Family, noise scale and noisy curves at x (B, n) from the released sampler.
 
-    It rejects a curve for any of its points and takes the two ends of a row for 0.01 and 1. So both ends join every row, and
-    positions that are `hidden` (B, n), mere padding, are replaced by uniform ones, as its own curves have: a short context
+    Positions that are `hidden` (B, n), mere padding, are replaced by uniform ones, as its own curves have: a short context
     is one of which the network sees only some points.
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     rng = np.random.default_rng(seed)
-    low = Unit.low
-    raw = np.clip(x.detach().cpu().double().numpy(), low, 1.0)
-    raw = np.where(hidden.cpu().numpy(), rng.uniform(low, 1.0, raw.shape), raw)
-    ends = np.broadcast_to([low, 1.0], (raw.shape[0], 2))
-    everywhere = np.concatenate([raw, ends], 1)
-    order = np.argsort(everywhere, 1, kind="stable")
-    ordered = np.take_along_axis(everywhere, order, 1)
-    size = np.sum(ordered <= last.cpu().double().numpy(), 1)
-    found, _, y = prior.simulate(ordered, np.minimum(size, ordered.shape[1] - 1), rng)
-    back = np.empty_like(y)
-    np.put_along_axis(back, order, y, 1)
+    raw = np.clip(x.detach().cpu().double().numpy(), Unit.low, 1.0)
+    raw = np.where(hidden.cpu().numpy(), rng.uniform(Unit.low, 1.0, raw.shape), raw)
+    found, _, y = prior.simulate_at(raw, last.cpu().double().numpy(), rng)
     theta = {name: torch.as_tensor(value, device=x.device) for name, value in found.items()}
     theta["sigma"] = theta["sigma"].to(x.dtype)
-    return theta, torch.as_tensor(back[:, : x.shape[1]], dtype=x.dtype, device=x.device)
+    return theta, torch.as_tensor(y, dtype=x.dtype, device=x.device)
 
 
 def _report(x: Tensor, y: Tensor, mask: Tensor, reported: Reported, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:

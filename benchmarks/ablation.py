@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hybrid.amortized.cards import FOLDER_VARIABLE
+from hybrid.amortized.cards import FOLDER_VARIABLE, read_card
+from hybrid.amortized.design import Design
 from hybrid.amortized.release import train_prior
 from hybrid.amortized.settings import design_for
 from hybrid.benchmarking import benchmark
@@ -48,6 +49,14 @@ VARIANTS = {
 }
 
 
+def is_trained(path: Path, prior: Prior, steps: int, design: Design) -> bool:
+    """Whether a card is of this very prior, budget and design."""
+    if not path.exists():
+        return False
+    card = read_card(path)
+    return card.is_about(prior) and card.content["steps"] == steps and card.content["design"] == design.to_dict()
+
+
 def main() -> None:
     """Run the ablation from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,10 +66,10 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ[FOLDER_VARIABLE] = str(arguments.out)
     for name, prior in VARIANTS.items():
-        card = arguments.out / f"{prior.name}.json"
-        if not card.exists():
+        card, design = arguments.out / f"{prior.name}.json", design_for(get_prior("nslpfn"))
+        if not is_trained(card, prior, arguments.steps, design):
             print(f"{name}: training on {128 * arguments.steps:,} curves")
-            train_prior(prior, out=arguments.out, steps=arguments.steps, design=design_for(get_prior("nslpfn")))
+            train_prior(prior, out=arguments.out, steps=arguments.steps, design=design)
     found = benchmark(arguments.data, [("pfn", prior) for prior in VARIANTS.values()], domains=DOMAINS).table
     rows = []
     for name, prior in VARIANTS.items():

@@ -18,6 +18,7 @@ from curves import Points, example_points, read_points
 from tqdm import tqdm
 
 import hybrid
+from hybrid.choosing import spread
 from hybrid.diagnostics.scores import rmsle
 
 FIRST, LAST, FEWEST = 4, 9, 15
@@ -44,8 +45,7 @@ def run(curves: Sequence[tuple[np.ndarray, np.ndarray]], engine: str, prior: str
             forecast = fit.predict(x)
             errors[i, step] = rmsle(forecast["median"].to_numpy(), y)
             rest = np.setdiff1d(np.arange(x.size), known[i])
-            sd = forecast["sd"].to_numpy()[rest]
-            pick = rng.choice(rest) if choice == RANDOM else rest[int(np.argmax(sd))]  # as hybrid.next_points does
+            pick = rng.choice(rest) if choice == RANDOM else rest[int(np.argmax(spread(fit, x[rest])))]
             known[i].append(int(pick))
     return errors
 
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="tidy CSVs; by default the shipped examples")
     parser.add_argument("--methods", nargs="*", default=["pfn:nsl"])
     parser.add_argument("--domains", nargs="*", default=[])
-    parser.add_argument("--curves", type=int, default=40, help="at most, evenly from all that have 15 points or more")
+    parser.add_argument("--curves", type=int, default=40, help="at most, evenly from all of --data with 15 points or more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/active"))
     arguments = parser.parse_args()

@@ -135,6 +135,8 @@ def main() -> None:
         print(f"log density, {name:17s} {kept['log_density'][rows_of].mean():.4f} on {rows_of.sum()} curves")
     if arguments.card:
         command = f"python benchmarks/agreement.py --prior {prior.name} --curves {arguments.curves} --seed {arguments.seed}"
+        command += "" if arguments.forecast == "network" else f" --forecast {arguments.forecast}"
+        command += "" if arguments.checkpoint is None else f" --checkpoint {arguments.checkpoint}"
         write_scores(card, "agreement", figures, command)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 Array = Any
 MSCE_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _MINUS_OF_EXPONENT = re.compile(r"(?<=\d[eE])-(?=\d)")
+_REPLICATE = re.compile(r"[\s/_,;|-](?:(?:v|rep|run|seed)[\s_-]?\d+|\d+-?shots?)$", re.IGNORECASE)
 _LAST_NUMBERED_PART = re.compile(r"^(.*?\w.*)[\s/_,;|-][^\s/_,;|-]*\d.*$")
 
 
@@ -87,14 +88,16 @@ def related_group(name: str) -> str:
     """The group of related curves that a curve belongs to, by its name.
 
     Names are read as parts between slashes, spaces, hyphens, underscores, commas, semicolons and bars. The group is the
-    text before the last part with a digit in it (the hyphen of 1e-3 is part of the number); a name without such a part, or with
-    nothing before it, is a group of its own.
+    text before the last part with a digit in it (the hyphen of 1e-3 is part of the number), once endings such as v0, rep3,
+    seed1 and 5shot are off; a name without such a part, or with nothing before it, is a group of its own.
 
     Examples
     --------
     >>> [related_group(name) for name in ("bird_10/ViT/S/16", "minval_hyp3", "LM/1.07e+09", "pythia-70m-deduped", "SlimPajama")]
     ['bird_10/ViT/S', 'minval', 'LM', 'pythia', 'SlimPajama']
     """
+    while (end := _REPLICATE.search(name)) and end.start():
+        name = name[: end.start()]
     found = _LAST_NUMBERED_PART.match(_MINUS_OF_EXPONENT.sub("+", name))
     return name[: found.end(1)].rstrip(" /_,;|-") if found else name
 

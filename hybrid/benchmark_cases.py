@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hybrid.reading import read_curves, read_table
 
 AS_GIVEN = ("IC", "NLP")  # domains whose log densities the NSL-PFN paper states in the units of y
 COLUMNS = ("domain", "curve", "x", "y", "split")
+SHOTS = re.compile(r"([^/]+)_\d+/(.+)")
 EXAMPLES = "examples"
 EXAMPLE_HOLDOUT = 2
 
@@ -80,6 +82,16 @@ class Case:
         return hashlib.sha256(points + repr(self.unit).encode()).hexdigest()
 
 
+def group_of(domain: str, name: str) -> str:
+    """The group of related curves, by domain and name.
+
+    In IC, where names are TASK_SHOTS/MODEL, it is one model on one task; else as `hybrid.diagnostics.scores.related_group` has
+    it.
+    """
+    shots = SHOTS.fullmatch(name) if domain == "IC" else None
+    return f"{shots[1]}/{shots[2]}" if shots else related_group(name)
+
+
 def _case(domain: str, name: str, group: str, curve: Curve, where: str) -> Case:
     if curve.x_target is None:
         raise InvalidCurveError(
@@ -91,8 +103,8 @@ def _case(domain: str, name: str, group: str, curve: Curve, where: str) -> Case:
 def read_cases(path: PathLike) -> list[Case]:
     """All curves of a tidy CSV file with the columns domain, curve, x, y, split and, where they apply, x_label, y_label, group.
 
-    A curve's group of related curves is what the column group says, or else follows from its name by
-    `hybrid.diagnostics.scores.related_group`.
+    A curve's group of related curves is what the column group says, or else follows from its domain and name by
+    `group_of`.
 
     Raises
     ------
@@ -117,7 +129,7 @@ def read_cases(path: PathLike) -> list[Case]:
         stated = {group for _, _, group in members[key]}
         if len(stated) > 1:
             raise InvalidCurveError(f"{path}, curve {name!r}: its rows name the groups {', '.join(sorted(stated))}; give one")
-        found.append(_case(domain, name, stated.pop() or related_group(name), curve, str(path)))
+        found.append(_case(domain, name, stated.pop() or group_of(domain, name), curve, str(path)))
     return found
 
 
@@ -144,7 +156,7 @@ def nslpfn_cases(folder: PathLike, domains: Sequence[str]) -> list[Case]:
             curve = Curve(points.x, points.y, *labels, points.x_target, points.y_target)
         except InvalidCurveError as error:
             raise InvalidCurveError(f"{folder}, curve {points.name!r} of {points.domain!r}: {error}") from None
-        found.append(_case(points.domain, points.name, related_group(points.name), curve, str(folder)))
+        found.append(_case(points.domain, points.name, group_of(points.domain, points.name), curve, str(folder)))
     return found
 
 

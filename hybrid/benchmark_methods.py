@@ -25,6 +25,7 @@ Record = dict[str, np.ndarray]
 
 BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
 GRID = 48  # positions of the forecast that figures show
+FAILED = "failed"  # in the records of curves that could not be forecast
 AUTO_BREAKS = "bnsl_auto"
 BREAKS = ("bnsl", "bnsl2", "bnsl3")
 TAIL = 0.2
@@ -180,7 +181,45 @@ def _warm_up(method: Method, cases: Sequence[Case], seed: int) -> None:
         _warmed.add(shape)
 
 
+def failed(method: Method, case: Case, error: HybridError) -> Record:
+    """The record of a curve that could not be forecast: no figures, and why."""
+    n = case.curve.x_target.size
+    shapes = {"bands": (len(BANDS), n), "log_density": (n,), "pit": (n,), "crps": (n,)}
+    shapes |= {"grid": (GRID,), "grid_bands": (len(BANDS), GRID), "milliseconds": ()}
+    why = " ".join(str(error).removeprefix(f"{method.name} on {_full_name(case)}: ").split())
+    words = {"prior": np.array(method.priors[0].name), "reasons": np.array(why)}
+    flags = {"needs_review": np.array(True), FAILED: np.array(True)}
+    return {**{name: np.full(shape, np.nan) for name, shape in shapes.items()}, **words, **flags}
+
+
 def run_method(method: Method, cases: Sequence[Case], seed: int) -> list[Record]:
+    """Fit and forecast a batch of curves; where that fails, each alone, so that one that cannot be forecast loses no other.
+
+    Parameters
+    ----------
+    method, cases, seed
+        As for `forecast_batch`.
+
+    Returns
+    -------
+    One record per case; of a curve that cannot be forecast that of `failed`.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If the method cannot forecast at all.
+    """
+    try:
+        return forecast_batch(method, cases, seed)
+    except EngineUnavailableError:
+        raise
+    except HybridError as error:
+        if len(cases) == 1:
+            return [failed(method, cases[0], error)]
+    return [record for case in cases for record in run_method(method, [case], seed)]
+
+
+def forecast_batch(method: Method, cases: Sequence[Case], seed: int) -> list[Record]:
     """Fit and forecast a batch of curves.
 
     Parameters

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hybrid.benchmark_cases import Case
-from hybrid.benchmark_methods import Record
+from hybrid.benchmark_methods import FAILED, Record
 from hybrid.benchmark_scores import score_curve
 from hybrid.diagnostics.scores import MSCE_LEVELS
 from hybrid.models.files import replacing
@@ -124,8 +124,9 @@ def _panel(ax: Axes, case: Case, record: Record) -> None:
         ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
     _limits(ax, case, record)
     scores = score_curve(case, record)
+    ll = f"{scores['ll']:.2f}" if abs(scores["ll"]) < 1e4 else f"{scores['ll']:.1e}"
     remark = " (needs review)" if record["needs_review"] else ""
-    title = f"{_short(case.name)}\nRMSLE {scores['rmsle']:.3g}, LL {scores['ll']:.2f}{remark}"
+    title = f"{_short(case.name)}\nRMSLE {scores['rmsle']:.3g}, LL {ll}{remark}"
     ax.set_title(as_label(title), fontsize=7, loc="left", color=WARNING if remark else INK, pad=3)
 
 
@@ -197,10 +198,14 @@ def plot_calibration(table: pd.DataFrame) -> Figure:
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         for k, method in enumerate(methods):
             row = table[(table["domain"] == domain) & (table["method"] == method)]
+            if row.empty:
+                continue
             ax.plot(MSCE_LEVELS, row[names].to_numpy()[0], linewidth=1.3, markersize=4, alpha=0.9, **_style(k))
         ax.set_xlim(0.45, 1.02)
         ax.set_ylim(-0.02, 1.02)
-        ax.set_title(as_label(f"{domain}, {int(row['points'].iloc[0]):,} points"), fontsize=9, loc="left")
+        ax.set_title(
+            as_label(f"{domain}, {table.loc[table['domain'] == domain, 'points'].max():,} points"), fontsize=9, loc="left"
+        )
         ax.set_xlabel("nominal coverage", fontsize=8)
     axes[0].set_ylabel("observed coverage", fontsize=8)
     for ax in axes[len(domains) :]:
@@ -261,7 +266,10 @@ def _cost_panel(ax: Axes, own: pd.DataFrame, methods: Sequence[str], score: str)
             absent.append(f"{method}: {value}")
     if absent:
         ax.text(0.02, 0.03, "\n".join(absent), transform=ax.transAxes, fontsize=7, va="bottom")
-    _time_axis(ax, own["ms"].to_numpy(dtype=float))
+    times = own["ms"].to_numpy(dtype=float)
+    if not np.any(np.isfinite(times)):
+        return
+    _time_axis(ax, times[np.isfinite(times)])
     low, high = ax.get_ylim()
     if score == "rmsle":
         ax.set_ylim(0, 1.08 * high)
@@ -306,13 +314,13 @@ def write_figures(
     The paths written.
     """
     written = [folder / "calibration.png", folder / "cost.png"]
-    _save(plot_calibration(table), written[0])
+    _save(plot_calibration(table[table["curves"] > 0]), written[0])
     _save(plot_cost(table), written[1])
     (folder / SHEETS).mkdir(exist_ok=True)
     size = _COLUMNS * _ROWS
     for method, found in records.items():
         for domain in dict.fromkeys(case.domain for case in cases):
-            own = [i for i, case in enumerate(cases) if case.domain == domain]
+            own = [i for i, case in enumerate(cases) if case.domain == domain and FAILED not in found[i]]
             pages = math.ceil(len(own) / size)
             for page in range(pages):
                 part = own[page * size : (page + 1) * size]

@@ -1,13 +1,14 @@
 """Figures of a benchmark from what its methods forecast: per curve, and per method and domain with standard errors."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hybrid.benchmark_cases import Case
-from hybrid.benchmark_methods import BANDS, Record
+from hybrid.benchmark_methods import BANDS, FAILED, Record
 from hybrid.diagnostics.scores import (
     MSCE_LEVELS,
     bootstrap_by_group,
@@ -30,6 +31,10 @@ MEANS = (
     *("needs_review", "ms"),
 )
 POOLED = "msce_pooled"
+_FIGURES = (
+    *(f"{name}{end}" for name in (*MEANS, POOLED) for end in ("", "_se")),
+    *(f"pooled_{name}" for name in _PIT_COLUMNS),
+)
 _LOW, _LOWER, _MEDIAN, _UPPER, _HIGH = range(len(BANDS))
 
 
@@ -72,16 +77,18 @@ def score_curve(case: Case, record: Record) -> dict[str, Any]:
     -------
     Means over the targets: `rmsle` of the median; `ll`, log density in nats, `crps` and `interval_score_90` on the scale of
     `case.unit`; `in_50` and `in_90`, the shares inside central intervals; `width_50` and `width_90`, widths over y. `msce`
-    over the seven levels of the paper, and the coverage at each, `coverage_0.5` and so on. `needs_review` is 0 or 1, `ms` is
-    milliseconds.
+    over the seven levels of the paper. `needs_review` is 0 or 1, `ms` is milliseconds. `points`, and the coverage at each of
+    those levels, `coverage_0.5` and so on, count a row that is written several times once: pooled over curves it would count
+    as so many points.
     """
     y = case.curve.y_target / case.unit
     bands, pit = record["bands"], record["pit"]
     observed = coverage(pit)
     in_50, in_90 = coverage(pit, COVERED)
+    distinct = np.unique(np.stack([case.curve.x_target, case.curve.y_target], 1), axis=0, return_index=True)[1]
     with np.errstate(all="ignore"):
         return {
-            "points": y.size,
+            "points": distinct.size,
             "rmsle": rmsle(bands[_MEDIAN], y),
             "ll": float(np.mean(record["log_density"])),
             "crps": float(np.mean(record["crps"])),
@@ -93,7 +100,7 @@ def score_curve(case: Case, record: Record) -> dict[str, Any]:
             "interval_score_90": float(np.mean(interval_score(bands[_LOW], bands[_HIGH], y, 0.9))),
             "needs_review": float(record["needs_review"]),
             "ms": float(record["milliseconds"]),
-            **dict(zip(_PIT_COLUMNS, observed.tolist(), strict=True)),
+            **dict(zip(_PIT_COLUMNS, coverage(pit[distinct]).tolist(), strict=True)),
         }
 
 
@@ -109,7 +116,7 @@ def curve_table(cases: Sequence[Case], records: Mapping[str, Sequence[Record]]) 
             "curve": case.name,
             "prior": str(record["prior"]),
             **score_curve(case, record),
-            "status": "needs_review" if record["needs_review"] else "ok",
+            "status": FAILED if FAILED in record else "needs_review" if record["needs_review"] else "ok",
             "reasons": str(record["reasons"]),
         }
         for method, found in records.items()
@@ -129,28 +136,34 @@ def summarise(curves: "pd.DataFrame") -> "pd.DataFrame":
     Returns
     -------
     pandas.DataFrame
-        Columns domain, method, curves, groups, points; for each figure of `score_curve` its mean over curves and, under
-        `..._se`, the standard error by a bootstrap over groups (NaN for a single group); `msce_pooled`, of the coverage over
-        all points of the domain, and that coverage by level, `pooled_coverage_0.5` and so on.
+        Columns domain, method, curves, groups, points, and how many more curves failed; for each figure of `score_curve` its
+        mean over curves and, under `..._se`, the standard error by a bootstrap over groups (NaN for a single group);
+        `msce_pooled`, of the coverage over all points of the domain, each once, and that coverage by level,
+        `pooled_coverage_0.5` and so on.
     """
     import pandas as pd
 
     rows = []
     domains, methods = (list(dict.fromkeys(curves[column])) for column in ("domain", "method"))
     for domain, method in itertools.product(domains, methods):
-        own = curves[(curves["domain"] == domain) & (curves["method"] == method)]
+        asked = curves[(curves["domain"] == domain) & (curves["method"] == method)]
+        own = asked[asked["status"] != FAILED]
         groups, points = own["group"].tolist(), own["points"].to_numpy()
-        by_curve, levels = own[list(MEANS)].to_numpy(dtype=float), own[list(_PIT_COLUMNS)].to_numpy()
-        errors = standard_error(bootstrap_by_group(by_curve, groups), groups)
-        pooled = np.average(levels, axis=0, weights=points)
-        spread = standard_error(msce(bootstrap_by_group(levels, groups, points)), groups)
         row = {
             "domain": domain,
             "method": method,
             "curves": len(own),
             "groups": len(set(groups)),
             "points": int(points.sum()),
+            FAILED: len(asked) - len(own),
         }
+        if own.empty:
+            rows.append({**row, **dict.fromkeys(_FIGURES, math.nan)})
+            continue
+        by_curve, levels = own[list(MEANS)].to_numpy(dtype=float), own[list(_PIT_COLUMNS)].to_numpy()
+        errors = standard_error(bootstrap_by_group(by_curve, groups), groups)
+        pooled = np.average(levels, axis=0, weights=points)
+        spread = standard_error(msce(bootstrap_by_group(levels, groups, points)), groups)
         with np.errstate(all="ignore"):
             for k, name in enumerate(MEANS):
                 row |= {name: float(np.mean(by_curve[:, k])), f"{name}_se": float(errors[k])}
@@ -196,12 +209,19 @@ def _block(rows: "pd.DataFrame", columns: Sequence[_Column]) -> str:
     return format_table(["method", *(column.title for column in columns)], cells)
 
 
+def failures(curves: "pd.DataFrame") -> str:
+    """A line for each curve that a method could not forecast, which its means leave out."""
+    rows = curves[curves["status"] == FAILED]
+    lines = [f"{row.method} on {row.domain}/{row.curve} failed, and is left out: {row.reasons}" for row in rows.itertuples()]
+    return "".join(f"\n{line}\n" for line in lines)
+
+
 def render(table: "pd.DataFrame") -> str:
     """The table as text: for each domain a block on accuracy and one on calibration."""
     found = []
     for domain in dict.fromkeys(table["domain"]):
         rows = table[table["domain"] == domain]
-        first = rows.iloc[0]
+        first = rows.loc[rows["curves"].idxmax()]
         counts = ", ".join(
             f"{first[name]:,} {word}{'' if first[name] == 1 else 's'}"
             for name, word in (("curves", "curve"), ("groups", "group"), ("points", "held-out point"))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybrid.benchmark_cases import Case, PathLike, collect_cases
-from hybrid.benchmark_methods import BANDS, GRID, Method, Record, as_method, batches, run_method
-from hybrid.benchmark_scores import curve_table, render, summarise
+from hybrid.benchmark_methods import BANDS, FAILED, GRID, Method, Record, as_method, batches, run_method
+from hybrid.benchmark_scores import curve_table, failures, render, summarise
 from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.files import DAMAGED, cannot_write, replacing
@@ -51,7 +51,7 @@ class Benchmark:
     records: Mapping[str, Sequence[Record]] = dataclasses.field(repr=False)
 
     def __str__(self) -> str:
-        return render(self.table)
+        return render(self.table) + failures(self.curves)
 
 
 class _Cache:
@@ -121,11 +121,15 @@ def _run(
                 if (m, i) in found:
                     continue
                 found[m, i] = record
-                if cache is not None:
+                if cache is not None and FAILED not in record:
                     cache.write(methods[m], cases[i], record)
             bar.set_postfix_str(methods[m].name)
             bar.update(len(part))
-    return {method.name: [found[m, i] for i in range(len(cases))] for m, method in enumerate(methods)}
+    records = {method.name: [found[m, i] for i in range(len(cases))] for m, method in enumerate(methods)}
+    for name, own in records.items():
+        if all(FAILED in record for record in own):
+            raise InvalidArgumentError(f"{name} forecasts none of the curves: {own[0]['reasons']}")
+    return records
 
 
 def _names(values: str | Iterable[str]) -> list[str]:

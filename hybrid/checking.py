@@ -22,7 +22,7 @@ from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.left_out import given_the_others
 from hybrid.models.prior import Prior
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, OUTSIDE
-from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS, MIN_FOLLOW
+from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS, MIN_FOLLOW, MIN_TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +51,8 @@ def health(fit: Fit) -> pd.DataFrame:
         all is well. NUTS: rank-normalised R-hat, bulk and tail ESS (Vehtari et al. 2021), MCSE of the mean over the posterior
         sd, share of divergent transitions, BFMI (Betancourt 2016), and the posterior predictive
         probability of residuals that follow one another as much (Gelman, Meng and Stern 1996). PFN: k-hat of the
-        parameter draws (Vehtari et al. 2024), whether the curve lies inside what the network was trained on, and whether its
-        residuals scatter as those of the prior's own curves do.
+        parameter draws (Vehtari et al. 2024), whether the curve lies inside what the network was trained on, whether its
+        residuals scatter as those of the prior's own curves do, and how many curves the network learnt from.
 
     Raises
     ------
@@ -74,11 +74,19 @@ Row = tuple[str, float, str, bool, str, str]
 
 def _amortized_health(fit: Fit) -> list[Row]:
     outside = [reason for reason in fit.reasons if reason.startswith(OUTSIDE)]
-    scattered, inside = FOLLOW_ONE_ANOTHER not in fit.reasons, not outside
+    scattered, inside, seen = FOLLOW_ONE_ANOTHER not in fit.reasons, not outside, fit.info["curves"]
     trained = "Li et al. 2026, step 1; ranges of the training curves"
     rows: list[Row] = [
         ("curve like those trained on", float(inside), "= 1", inside, trained, " ".join(outside)),
         ("residuals scatter", float(scattered), "= 1", scattered, "their range on the training curves", FOLLOW_ONE_ANOTHER),
+        (
+            "curves seen in training",
+            float(seen),
+            f">= {MIN_TRAINED}",
+            seen >= MIN_TRAINED,
+            "our choice",
+            "train the network on",
+        ),
     ]
     if math.isnan(fit.pareto_k):
         return rows

@@ -1,6 +1,5 @@
 """`next_points`: where to measure next."""
 
-import math
 import warnings
 from typing import Any
 
@@ -10,10 +9,12 @@ from hybrid.curve import Curve
 from hybrid.fitting import fit
 from hybrid.models.checks import as_floats, as_integer
 from hybrid.models.errors import InvalidArgumentError, InvalidCurveError
-from hybrid.models.prior import AbstractPrior
+from hybrid.models.prior import AbstractPrior, Prior
+from hybrid.result import Fit
 
 Array = Any
 CURVES = 1000  # joint curves from which correlations are taken
+LEVELS = np.linspace(0.005, 0.995, 100).tolist()  # of the quantiles that spread is taken from
 LEAST_SHARE = 1e-9  # of a variance that stays unexplained by the points chosen
 
 
@@ -31,9 +32,11 @@ def next_points(
 ) -> np.ndarray:
     """The candidates where the next measurements of a curve tell most: those whose outcome is least certain.
 
-    The first is the candidate of greatest predictive variance (uncertainty sampling, as in Lee et al. 2025, section 4.4). Each
-    further one has the greatest variance that is left once the ones before are known, by the rank correlations of joint
-    curves (`Fit.sample`) in Gaussian approximation: of two neighbours that tell the same the second counts for little.
+    The first is the candidate of greatest predictive variance (uncertainty sampling, as in Lee et al. 2025, section 4.4), of
+    log y where the prior's noise is multiplicative: it is then the same everywhere, so that what is not known of the curve
+    decides. Each further one is where the curve is known least once those before are measured, their noise included, by the
+    rank correlations of joint curves (`Fit.sample`) in Gaussian approximation: of two neighbours that tell the same the
+    second counts for little. The noise is taken to be the least predictive variance at all candidates and observed points.
 
     Parameters
     ----------
@@ -86,16 +89,27 @@ def next_points(
     fitted = fit(curve, prior, engine, horizon, y_scale, seed, progress, **options)
     if fitted.status != "ok":
         warnings.warn(fitted.verdict, stacklevel=2)
-    sd = fitted.predict(x)["sd"].to_numpy()
+    sd = spread(fitted, x)
     if not np.all(np.isfinite(sd)):
         raise InvalidArgumentError(f"the predictive variance is not finite at all candidates: {fitted.verdict}")
-    first = int(np.argmax(sd))
     if k == 1:
-        return x[[first]]
+        return x[[int(np.argmax(sd))]]
     draws = fitted.sample(x, CURVES).to_numpy()
     ranks = np.argsort(np.argsort(draws, axis=0, kind="stable"), axis=0)
     correlation = 2.0 * np.sin(np.pi / 6.0 * np.corrcoef(ranks, rowvar=False))  # that of a normal with such rank correlations
-    return x[_greedy(correlation, sd, k)]
+    covariance = np.nan_to_num(correlation) * np.outer(sd, sd)
+    noise = min(float(np.min(sd)), float(np.min(spread(fitted, curve.x)))) ** 2  # it is no larger than what is least
+    np.fill_diagonal(covariance, np.square(sd) - noise)
+    return x[_greedy(covariance, noise, k)]
+
+
+def spread(fitted: Fit, x: np.ndarray) -> np.ndarray:
+    """Predictive sd of log y, or of y where the noise is additive; from quantiles, which outer tails leave alone."""
+    y = fitted.predict(x, levels=LEVELS)["quantiles"].transpose("quantile", "x").to_numpy()
+    prior = fitted.prior
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found: np.ndarray = np.std(np.log(y) if isinstance(prior, Prior) and prior.noise.multiplicative else y, axis=0)
+    return found
 
 
 def _candidates(candidates: Array) -> np.ndarray:
@@ -107,19 +121,15 @@ def _candidates(candidates: Array) -> np.ndarray:
     return x
 
 
-def _greedy(correlation: Array, sd: Array, k: int) -> list[int]:
-    """Indices by variance given those before: a Cholesky factorisation with pivots, stopped after k columns."""
-    left = np.square(sd)
-    columns: list[np.ndarray] = []
-    chosen: list[int] = []
+def _greedy(covariance: Array, noise: float, k: int) -> list[int]:
+    """Indices by what is not known of the curve, whose covariance is (n, n), given noisy measurements at those before."""
+    left, chosen = covariance, list[int]()
     for _ in range(k):
-        score = left.copy()
-        score[chosen] = -math.inf
+        score = np.diag(left).copy()
+        score[chosen] = -np.inf
         pick = int(np.argmax(score))
         chosen.append(pick)
-        size = math.sqrt(max(left[pick], LEAST_SHARE * sd[pick] ** 2))
-        explained = sum((column * column[pick] for column in columns), np.zeros_like(sd))
-        column = (np.nan_to_num(correlation[pick]) * sd * sd[pick] - explained) / size
-        columns.append(column)
-        left = np.maximum(left - np.square(column), 0.0)
+        total = max(left[pick, pick] + noise, LEAST_SHARE * covariance[pick, pick])
+        if total > 0.0:
+            left = left - np.outer(left[:, pick], left[pick]) / total
     return chosen

@@ -41,8 +41,21 @@ class _Failure(click.ClickException):
     exit_code = 2
 
 
+def _brief(error: click.UsageError) -> click.ClickException:
+    """One line for a wrong option; a command without any shows its help, as before."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error
+    return _Failure(" ".join(error.format_message().split()))
+
+
 class _Group(click.Group):
     """Turns the errors that Hybrid and the file system raise on purpose into one line instead of a traceback."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*arguments, **options)
+        except click.UsageError as error:
+            raise _brief(error) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -50,6 +63,8 @@ class _Group(click.Group):
                 return super().invoke(ctx)
         except HybridError as error:
             raise _Failure(" ".join(str(error).split())) from None
+        except click.UsageError as error:
+            raise _brief(error) from None
         except BrokenPipeError:  # as of `hybrid priors | head`: click ends quietly
             raise
         except OSError as error:
@@ -311,9 +326,9 @@ def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **opti
 def compare_command(**options: Any) -> None:
     """Fit one curve with every engine that can serve the prior, side by side.
 
-    The agreement table holds medians and 90 % intervals, and their ratios to those of the first engine. The last line says
-    whether the engines agree: by the difference of their predictive distributions up to the horizon, and by a classifier
-    that tries to tell their parameters apart.
+    The table holds medians and 90 % intervals, and their ratios to those of the first engine. Where two engines have
+    uncertainty, a line below says whether they agree: by the difference of their predictive distributions up to the horizon,
+    and by a classifier that tries to tell their parameters apart.
     """
     from hybrid.reading import read_prior
 

@@ -57,6 +57,6 @@ def load_example(name: str, holdout: int = 0) -> Curve:
         If holdout is not a count of points, or leaves fewer than 3.
     """
     curves, _ = _read()
-    if name not in curves:
+    if not isinstance(name, str) or name not in curves:
         raise UnknownNameError(f"no example called {name!r}; there are {', '.join(curves)}")
     return curves[name].hold_out(holdout)

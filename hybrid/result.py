@@ -119,6 +119,8 @@ class Fit:
         ):
             if self.info.get(key) is not None:
                 facts.append(text.format(self.info[key]))
+        if "auto" in self.info:
+            facts.append(f"taken by 'auto', as {self.info['auto']}")
         curve = f" on {self.curve.name}" if self.curve.name else ""
         remarks = f" - {' '.join(self.reasons)}" if self.reasons else ""
         return f"{self.prior.name}{curve} by {self.engine}: {', '.join(facts)}: {self.status.replace('_', ' ')}{remarks}"
@@ -345,9 +347,10 @@ class Fit:
             return pd.DataFrame({"value": {name: posterior[name].item() for name in names}})
         arviz_stats = importlib.import_module("arviz_stats")
         draws = {name: posterior[name].to_numpy() for name in names}
-        columns = {"mean": {k: v.mean() for k, v in draws.items()}, "sd": {k: v.std(ddof=1) for k, v in draws.items()}}
-        columns |= {f"q{100 * p:g}": {k: np.quantile(v, p) for k, v in draws.items()} for p in SUMMARY_LEVELS}
-        return pd.DataFrame(columns).join(arviz_stats.summary(self.data, kind="diagnostics", round_to="none"))
+        with np.errstate(all="ignore"):  # a textbook parameter may be too large for a float in the user's units
+            columns = {"mean": {k: v.mean() for k, v in draws.items()}, "sd": {k: v.std(ddof=1) for k, v in draws.items()}}
+            columns |= {f"q{100 * p:g}": {k: np.quantile(v, p) for k, v in draws.items()} for p in SUMMARY_LEVELS}
+            return pd.DataFrame(columns).join(arviz_stats.summary(self.data, kind="diagnostics", round_to="none"))
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw context, forecast and held-out points; see `hybrid.plotting.plot_fit`. Returns the matplotlib axes."""
@@ -429,6 +432,8 @@ def _check_attributes(attrs: Mapping[Any, Any]) -> None:
 
 def load_fit(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
     """Read a fit that `Fit.save` wrote; it equals the fit that was saved.
+
+    Its forecasts do, too, but for those by a network of one of many curves, which differ in the sixth digit; see `fit_many`.
 
     Parameters
     ----------

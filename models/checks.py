@@ -62,13 +62,16 @@ def as_floats(values: Any, name: str, error: type[HybridError], scalar: bool = F
 
 
 def as_positive(value: Any, name: str) -> float:
-    """A float from 1e-100 to 1e100, or an InvalidArgumentError."""
+    """A float from 1e-100 to 1e100, or an InvalidArgumentError. Arrays without a dimension stand for their number."""
     try:
+        if np.ndim(value) == 0 and hasattr(value, "item"):
+            value = value.item()
         number = float(value) if is_real(value) else math.nan
     except (OverflowError, ValueError):
         number = math.inf
     if not 1 / LIMIT <= number <= LIMIT:
-        raise InvalidArgumentError(f"{name} must be a positive number from {1 / LIMIT:g} to {LIMIT:g}, got {value!r}")
+        got = " ".join(repr(value).split())
+        raise InvalidArgumentError(f"{name} must be a positive number from {1 / LIMIT:g} to {LIMIT:g}, got {got}")
     return number
 
 

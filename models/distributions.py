@@ -32,14 +32,14 @@ _POSITIVE = frozenset({"scale", "rate", "concentration", "concentration1", "conc
 def _checked(family: str, name: str, value: Any) -> float | tuple[float, ...]:
     if name == "probs":
         try:
-            probs = tuple(float(p) for p in value)
+            probs = tuple(float(p) + 0.0 for p in value)  # -0.0 is 0.0
         except (TypeError, ValueError):
             raise InvalidArgumentError(f"{family}: probs must be a sequence of numbers, got {value!r}") from None
         if len(probs) < 2 or any(not 0 <= p <= 1 for p in probs) or abs(sum(probs) - 1) > 1e-9:
             raise InvalidArgumentError(f"{family}: probs must be two or more numbers in [0, 1] that sum to 1, got {value}")
         return probs
     try:
-        number = float(value)
+        number = float(value) + 0.0
     except (TypeError, ValueError):
         raise InvalidArgumentError(f"{family}: {name} must be a number, got {value!r}") from None
     if not math.isfinite(number) or (name in _POSITIVE and number <= 0):

@@ -12,6 +12,7 @@ them afterwards given all else (see `hybrid.models.unconstrained`).
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from hybrid.models.bnsl import PRIOR as BNSL
@@ -63,8 +64,11 @@ class Drifting(Law):
         self.formula = f"{law.formula}, times exp(drift(log x))"  # type: ignore[misc]
         self.version = law.version  # type: ignore[misc]
         self.nearly_linear = (*law.nearly_linear, *NAMES)
-        self.computable = law.computable
         self.constrained = law.constrained  # type: ignore[misc]
+
+    @property
+    def computable(self) -> Mapping[str, tuple[float, float]]:  # type: ignore[override]
+        return self.law.computable
 
     @property
     def is_own(self) -> bool:

@@ -19,13 +19,13 @@ class Law(abc.ABC):
     """A formula for the mean curve, written once and run by NumPy, JAX and torch.
 
     Subclasses set `name`, `formula` and, whenever the formula changes, `version`; they define `mean` and may define
-    `derived`, and `classes` with `class_of`.
+    `derived`, `admits`, and `classes` with `class_of`.
     """
 
     name: ClassVar[str]
     formula: ClassVar[str] = ""
     version: ClassVar[int] = 1
-    constrained: ClassVar[bool] = False  #: whether `admits` leaves anything out
+    constrained: ClassVar[bool] = False  #: whether `admits` leaves anything out; True where a class defines it
     classes: ClassVar[tuple[Mapping[str, int], ...]] = ()  #: what kinds of curve a mixture of laws distinguishes
     #: parameters that the data fix once all others are given, because the log of the curve is nearly linear in them or in their
     #: logs; the amortized engine states them relative to that (see `hybrid.amortized.posterior`)
@@ -39,6 +39,11 @@ class Law(abc.ABC):
     #: basis_scales_k(theta) theta_k, where centre and basis_scales do not know them. Where they are standard normal and the
     #: noise lognormal, the exact engine integrates over them in closed form
     linear: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "admits" in vars(cls) and "constrained" not in vars(cls):
+            cls.constrained = True
 
     def __eq__(self, other: object) -> bool:
         """Of the same class and with the same attributes: a class that was written anew is another law, whatever its name."""
@@ -130,7 +135,8 @@ class Law(abc.ABC):
     def admits(self, xp: Any, theta: Theta) -> Array:
         """Whether the prior holds these parameters: True or False, of the shape of theta's arrays.
 
-        It may depend on the noise-free curve, never on data: sampler and density apply the same indicator.
+        It may depend on the noise-free curve, never on data: sampler and density apply the same indicator. Engines that
+        follow gradients cannot, and refuse a prior whose law defines it.
         """
         return xp.ones_like(next(iter(theta.values()))) > 0
 

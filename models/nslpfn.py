@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from hybrid.models.coordinates import Frame
+from hybrid.models.coordinates import Frame, Unit
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.m4 import solve_logit
@@ -22,6 +22,8 @@ from hybrid.models.prior import FORMAT, AbstractPrior, Parameter
 Array = Any
 GRID = 1000
 MAX_ROUNDS = 10_000
+ROW = 100  # positions of a curve that is drawn, at least
+FARTHEST_END = 0.9  # of a context
 _FAMILIES = (0.7, 0.2, 0.1)
 
 
@@ -184,14 +186,50 @@ class NslPfn(AbstractPrior):
             )
         return {"family": family, "sigma": sigma}, mean, y
 
+    def simulate_at(self, x: Array, last: Array, rng: np.random.Generator) -> tuple[dict[str, Array], Array, Array]:
+        """Curves at any positions in [0.01, 1].
+
+        The sampler rejects a curve for any of its points and takes the two ends of a row for 0.01 and 1: so both ends join
+        every row, here, and are left out of what is returned.
+
+        Parameters
+        ----------
+        x
+            Positions in unit coordinates, shape (n, m), in any order.
+        last
+            Where each context ends, shape (n, 1).
+        rng
+            Source of randomness.
+
+        Returns
+        -------
+        As `simulate`, in the order of x.
+        """
+        everywhere = np.concatenate([x, np.broadcast_to([Unit.low, 1.0], (len(x), 2))], 1)
+        order = np.argsort(everywhere, 1, kind="stable")
+        ordered = np.take_along_axis(everywhere, order, 1)
+        size = np.minimum(np.sum(ordered <= last, 1), ordered.shape[1] - 1)
+        theta, mean, y = self.simulate(ordered, size, rng)
+        back = np.empty((2, *y.shape))
+        for into, values in zip(back, (mean, y), strict=True):
+            np.put_along_axis(into, order, values, 1)
+        return theta, *back[:, :, : x.shape[1]]
+
     def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:
-        """n curves at the same x; the context of each is its first 10 to 90 %. Drawn by NumPy for every backend."""
-        del frame, backend
-        if len(x) < 10:
-            raise InvalidArgumentError("'nslpfn' needs at least 10 positions: its breaks depend on the first 10 to 90 %")
+        """n curves at the same x. Drawn by NumPy for every backend.
+
+        The context ends at `frame.last`; where that is next to the horizon, as for x that go all the way, anywhere from 10 to
+        90 % of the way. Uniform positions fill up what is fewer than 100, as the sampler's own curves have.
+        """
+        del backend
         rng = np.random.default_rng(seed)
-        context = np.maximum(2, rng.integers(int(len(x) * 0.1), int(len(x) * 0.9) + 1, n))
-        return self.simulate(np.broadcast_to(np.asarray(x), (n, len(x))), context, rng)
+        x = np.asarray(x, dtype=float)
+        padding = rng.uniform(Unit.low, 1.0, (n, max(0, ROW - x.size)))
+        rows = np.concatenate([np.broadcast_to(x, (n, x.size)), padding], 1)
+        last = float(frame.last)
+        ends = np.full((n, 1), last) if last < FARTHEST_END else rng.uniform(0.1, FARTHEST_END, (n, 1))
+        theta, mean, y = self.simulate_at(rows, ends, rng)
+        return theta, mean[:, : x.size], y[:, : x.size]
 
 
 PRIOR = NslPfn()

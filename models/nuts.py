@@ -418,7 +418,7 @@ def run_nuts(
     known = {f.name for f in dataclasses.fields(NutsSettings)}
     if set(options) - known:
         unknown = ", ".join(sorted(set(options) - known))
-        raise InvalidArgumentError(f"engine 'nuts' has no option {unknown}; it has {', '.join(sorted(known))}")
+        raise InvalidArgumentError(f"engine 'nuts' has no option {unknown}; it has {', '.join(sorted(known | {'workers'}))}")
     settings = NutsSettings(**options)
     workers = as_integer(workers, "workers", 1, MOST)
     by_length = sorted(range(len(problems)), key=lambda i: bucket(problems[i].x.size))

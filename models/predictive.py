@@ -151,4 +151,5 @@ class MixturePredictive:
         uniform = rng.uniform(size=(np.shape(x)[0], chosen.size))
         with np.errstate(all="ignore"):
             y = self._noise.icdf(uniform, self._level(x)[:, chosen], theta)
-        return y.T * self._frame.y_scale
+            drawn: Array = y.T * self._frame.y_scale
+        return drawn

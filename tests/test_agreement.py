@@ -1,5 +1,8 @@
 """Agreement of engines and importance sampling, on distributions whose answers are known."""
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scoringrules
@@ -88,3 +91,56 @@ def test_engines_do_not_agree_where_there_is_no_forecast() -> None:
     found.table["cdf"] = np.nan
     assert not found.ok
     assert "predictive cdfs" not in found.verdict
+
+
+def altered(fit: hybrid.Fit, change: Callable[[np.ndarray], np.ndarray]) -> hybrid.Fit:
+    """The fit with its forecasts' log, in sds around their median, changed."""
+
+    class Changed:
+        def quantile(self, x: np.ndarray, levels: np.ndarray) -> np.ndarray:
+            middle = np.log(fit.predictive.quantile(x, [0.5])[0])
+            return np.exp(middle + change(np.log(fit.predictive.quantile(x, levels)) - middle))
+
+        def cdf(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            levels = np.linspace(0.0005, 0.9995, 1000)
+            found = self.quantile(x, levels)
+            wanted = np.broadcast_to(y, np.shape(x))
+            return np.array([np.interp(v, column, levels, 0.0, 1.0) for v, column in zip(wanted, found.T, strict=True)])
+
+    result = dataclasses.replace(fit.result, predictive=Changed())
+    return dataclasses.replace(fit, result=result)
+
+
+@pytest.mark.parametrize(
+    ("change", "agrees"),
+    [
+        (lambda v: 1.0 * v, True),
+        (lambda v: 0.97 * v, True),
+        (lambda v: np.where(v > 0, 3.0 * v, v), False),  # the upper half is elsewhere, at the median level nothing is
+        (lambda v: np.where(v < 0, 0.4 * v, v), False),
+        (lambda v: 0.75 * v, False),  # 90 % intervals that hold 78 %
+    ],
+    ids=["same", "nearly the same", "upper half", "lower half", "narrow"],
+)
+def test_agreement_is_judged_at_all_levels(change: Callable[[np.ndarray], np.ndarray], agrees: bool) -> None:
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "nsl", "pfn")
+    found = hybrid.agreement(fit, altered(fit, change))
+    assert found.ok == agrees, found.verdict
+    assert ("agree:" in found.verdict) == agrees
+    if not agrees:
+        assert float(found.table["cdf_max"].max()) > 0.1 or float((found.table["inside"] - 0.9).abs().max()) > 0.05
+
+
+def test_largest_difference_of_cdfs_is_that_of_kolmogorov_and_smirnov() -> None:
+    quantiles = stats.norm.ppf(LEVELS)[:, None]
+
+    def far(y: np.ndarray) -> np.ndarray:  # the upper 45 % of another distribution lie elsewhere
+        return np.minimum(stats.norm.cdf(y), 0.55)
+
+    assert cdf_distance(quantiles, LEVELS, far)[0] == pytest.approx(0.0, abs=1e-12)
+    assert cdf_distance(quantiles, LEVELS, far, np.max)[0] == pytest.approx(0.445)
+
+
+def test_draws_that_both_hold_are_no_difference() -> None:
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
+    assert hybrid.agreement(fit, fit).c2st == 0.5

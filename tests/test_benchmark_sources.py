@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import hybrid
 from hybrid import benchmark_methods, nslpfn_data
-from hybrid.benchmark_cases import read_cases
-from hybrid.benchmark_methods import as_method, run_method
+from hybrid.benchmark_cases import group_of, read_cases
+from hybrid.benchmark_methods import as_method, forecast_batch, run_method
 from hybrid.benchmark_plots import _file_name
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 
@@ -34,7 +35,50 @@ def test_no_file_is_no_request_for_the_examples() -> None:
 def test_the_curve_at_fault_is_the_one_that_is_named(tmp_path: Path) -> None:
     cases = read_cases(write(tmp_path / "curves.csv", rows("D", "good", 20.0), rows("D", "bad", 1.0), rows("D", "fine", 20.0)))
     with pytest.raises(InvalidArgumentError, match=r"^pfn:lcpfn on D/bad: x_new = 1 lies before the first context x"):
-        run_method(as_method("pfn:lcpfn"), cases, 0)
+        forecast_batch(as_method("pfn:lcpfn"), cases, 0)
+    records = run_method(as_method("pfn:lcpfn"), cases, 0)
+    assert [bool(record.get("failed", False)) for record in records] == [False, True, False]
+
+
+def test_a_curve_that_cannot_be_forecast_loses_no_other(tmp_path: Path) -> None:
+    path = write(tmp_path / "curves.csv", rows("D", "good", 20.0), rows("D", "bad", 1.0), rows("E", "worse", 1.0))
+    out = tmp_path / "out"
+    found = hybrid.benchmark(path, ["pfn:lcpfn", "pfn:nsl"], out, progress=False)
+    assert [status == "failed" for status in found.curves["status"]] == [False, True, True, False, False, False]
+    table = found.table.set_index(["domain", "method"])
+    assert list(table["failed"]) == [1, 0, 1, 0]
+    assert list(table["curves"]) == [1, 2, 0, 1]
+    alone = hybrid.benchmark(write(tmp_path / "one.csv", rows("D", "good", 20.0)), "pfn:lcpfn", progress=False).table
+    assert table.loc[("D", "pfn:lcpfn"), "ll"] == pytest.approx(float(alone["ll"].iloc[0]), rel=1e-6)
+    assert np.isnan(table.loc[("E", "pfn:lcpfn"), "ll"])
+    assert "pfn:lcpfn on D/bad failed, and is left out: x_new = 1 lies before the first context x" in str(found)
+    assert (out / "sheets").is_dir()
+    with pytest.raises(InvalidArgumentError, match="pfn:lcpfn forecasts none of the curves: x_new = 1 lies before"):
+        hybrid.benchmark(write(tmp_path / "none.csv", rows("D", "bad", 1.0)), "pfn:lcpfn", progress=False)
+
+
+def test_rows_that_are_written_twice_are_pooled_once(tmp_path: Path) -> None:
+    plain, other = rows("D", "one", 20.0), rows("D", "two", 30.0)
+    twice = [row for row in plain for _ in range(9 if ",target" in row else 1)]
+    figures = []
+    for name, curve in (("plain", plain), ("twice", twice)):
+        table = hybrid.benchmark(write(tmp_path / f"{name}.csv", curve, other), "pfn:m4", progress=False).table
+        figures.append(table[[c for c in table if c.startswith(("points", "pooled", "msce_pooled"))]])
+    pd.testing.assert_frame_equal(*figures)
+
+
+@pytest.mark.parametrize(
+    ("domain", "name", "group"),
+    [
+        ("IC", "bird_10/ViT/S/16", "bird/ViT/S/16"),
+        ("IC", "bird_25/ViT/S/16", "bird/ViT/S/16"),
+        ("IC", "mine", "mine"),
+        ("LM", "bird_10/ViT/S/16", "bird_10/ViT/S"),
+        ("ColPret", "pythia-1.4b-deduped-5shot-v0", "pythia"),
+    ],
+)
+def test_group_by_domain_and_name(domain: str, name: str, group: str) -> None:
+    assert group_of(domain, name) == group
 
 
 def test_forecasts_are_made_once_before_they_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+import hybrid
+from hybrid.checking import prior_predictive
 from hybrid.models import nslpfn
+from hybrid.models.coordinates import Frame
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.nslpfn import PRIOR
@@ -55,6 +58,21 @@ def test_says_when_noise_leaves_no_curve_positive(monkeypatch: pytest.MonkeyPatc
         PRIOR.replace(sigma={"loc": 4.0}).sample(20, X)
 
 
-def test_needs_ten_positions() -> None:
-    with pytest.raises(InvalidArgumentError, match="10 positions"):
-        PRIOR.sample(5, np.linspace(0.01, 1, 9))
+def test_drawn_curves_are_of_the_same_prior_wherever_they_are_seen() -> None:
+    """The ends of the x that are asked for are not the ends of the curve."""
+    short, whole = np.linspace(0.01, 0.2, 20), np.append(np.linspace(0.01, 0.2, 20), np.linspace(0.25, 1.0, 80))
+    frame = Frame(0.0, 1.0, 1.0, 0.01, 0.2, 1.0)
+    falls = []
+    for x in (short, whole):
+        _, mean, _ = PRIOR.draw(4000, x, frame, 0, "numpy")
+        falls.append(np.median(mean[:, 19] / mean[:, 0]))
+    assert falls[0] == pytest.approx(falls[1], abs=0.03)
+    _, few, _ = PRIOR.draw(4000, short[[0, 8, 19]], frame, 1, "numpy")
+    assert np.median(few[:, 2] / few[:, 0]) == pytest.approx(falls[1], abs=0.03)
+
+
+def test_the_prior_predictive_knows_where_the_horizon_is() -> None:
+    x = np.linspace(1.0, 10.0, 8)
+    near, far = (hybrid.fit(hybrid.Curve(x, 1.0 + 1.0 / x), "nslpfn", "pfn", horizon=h) for h in (11.0, 1000.0))
+    falls = [np.median(y[:, -1] / y[:, 0]) for y in (prior_predictive(fit, 2000) for fit in (near, far))]
+    assert falls[1] > falls[0] + 0.2  # of the way to a far horizon little is seen

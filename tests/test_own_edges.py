@@ -150,7 +150,6 @@ class Fixed(hybrid.Law):
     """A power law of a fixed exponent, which leaves some levels out."""
 
     name = "fixed"
-    constrained = True
 
     def __init__(self, exponent: float) -> None:
         self.exponent = exponent
@@ -167,6 +166,10 @@ def test_drift_keeps_what_the_law_is() -> None:
     assert one.fingerprint != other.fingerprint
     assert one.probe != other.probe
     assert one.law.constrained
+    assert Fixed.constrained
+    assert not hybrid.Law.constrained
+    outside = {"level": 2.0, "sigma": 0.1}
+    assert float(of(Fixed(0.1)).log_density(outside, np.array([0.5, 1.0]), np.array([2.0, 2.0]))) == -np.inf
     assert float(one.sample(200, x=[0.1, 0.5, 1.0], seed=0)["level"].max()) < 1.0
     with pytest.raises(EngineUnavailableError):
         hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), one, "nuts")

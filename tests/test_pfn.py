@@ -227,7 +227,12 @@ def test_auto_takes_the_amortized_engine_and_falls_back_to_the_exact_one() -> No
     usual, unusual = hybrid.fit_many([power_law_curve(5), STEP], "m4", "auto", y_scale=1.0, progress=False)
     assert usual.engine == "pfn"
     assert unusual.engine == "nuts"
-    assert hybrid.fit(power_law_curve(), "m2", "auto", progress=False).engine == "nuts"
+    assert "auto" not in usual.info
+    assert "taken by 'auto', as the network has reasons against it" in unusual.verdict
+    assert any("Outside what the network was trained on" in reason for reason in unusual.info["network_reasons"])
+    without = hybrid.fit(power_law_curve(), "m2", "auto", progress=False)
+    assert without.engine == "nuts"
+    assert "taken by 'auto', as there is no network for this prior" in without.verdict
     with pytest.raises(InvalidArgumentError, match="no option 'draws'"):
         hybrid.fit(power_law_curve(), "m4", "auto", draws=5)
 

@@ -200,3 +200,15 @@ def test_a_drawn_point_is_a_point_of_the_context(prior: str, place: float) -> No
     v = torch.as_tensor(levels)
     found = bars.cdf(v.log() if contexts.model.logarithmic else v).numpy()
     np.testing.assert_allclose(found, [[0.1] * 3, [0.5] * 3, [0.9] * 3], atol=0.003)
+
+
+def test_a_network_that_was_hardly_trained_is_said_to_be_so() -> None:
+    prior = power_law()
+    hybrid.train(prior, steps=3, **TINY)
+    fit = hybrid.fit(CURVE, prior, "pfn")
+    assert fit.status == "needs_review"
+    assert any(reason.startswith("The network saw 48 curves in training") for reason in fit.reasons)
+    assert not fit.is_trusted
+    row = hybrid.health(fit).loc["curves seen in training"]
+    assert (row["value"], row["ok"]) == (48.0, False)
+    assert hybrid.fit(CURVE, prior, "auto", progress=False).engine == "nuts"
