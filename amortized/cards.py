@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,10 +204,10 @@ def _cards(folder: Path, changed: float) -> tuple[Card, ...]:
     return tuple(found)
 
 
-def _users_cards() -> tuple[Card, ...]:
-    """The user's own cards; none where the folder cannot be read, as in another user's home."""
+def _cards_in(find: Callable[[], Path]) -> tuple[Card, ...]:
+    """The cards in a folder; none where there is no such folder or it cannot be read, as in another user's home."""
     try:
-        folder = user_folder()
+        folder = find()
         return _cards(folder, folder.stat().st_mtime)
     except (OSError, InvalidArgumentError):
         return ()
@@ -215,7 +215,7 @@ def _users_cards() -> tuple[Card, ...]:
 
 def cards() -> tuple[Card, ...]:
     """All cards that can be found: the user's own first, then those that ship."""
-    return (*_users_cards(), *_cards(SHIPPED, SHIPPED.stat().st_mtime))
+    return (*_cards_in(user_folder), *_cards_in(lambda: SHIPPED))
 
 
 def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) -> Card:

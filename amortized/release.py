@@ -35,7 +35,9 @@ from hybrid.models.registry import get_prior
 EVALUATED = 8192  # fresh curves on which the final loss and the range of typical contexts are measured
 TOGETHER = 256
 WRITTEN, BEFORE = (".json", ".safetensors", ".md"), ".before"  # endings of what training writes, and of what it keeps
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
+# Options of mallopt(3), the values with which it keeps what is freed, and those that it comes to by itself where large blocks
+# are freed: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD.
+HELD = {-3: (2**31 - 1, 2**25), -1: (2**31 - 1, 2**26), -2: (2**28, 2**17)}
 
 
 @torch.inference_mode()
@@ -62,12 +64,27 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
     return {"held_out_loss": {"value": sum(losses) / len(losses), "curves": EVALUATED}}
 
 
-def _hold_memory() -> None:
-    """Let glibc keep freed blocks: a step on a CPU frees and takes gigabytes, and new pages take time."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((M_MMAP_THRESHOLD, 2**31 - 1), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
-            libc.mallopt(option, value)
+@contextlib.contextmanager
+def _holding_memory(wanted: bool) -> Iterator[None]:
+    """Let glibc keep freed blocks inside: a step on a CPU frees and takes gigabytes, and new pages take time.
+
+    Afterwards it is as usual, and what is free goes back to the system.
+    """
+    libc = None
+    if wanted:
+        with contextlib.suppress(OSError):
+            libc = ctypes.CDLL("libc.so.6")
+    if libc is None or not hasattr(libc, "mallopt"):  # another system, or another C library
+        yield
+        return
+    for option, (value, _) in HELD.items():
+        libc.mallopt(option, value)
+    try:
+        yield
+    finally:
+        for option, (_, usual) in HELD.items():
+            libc.mallopt(option, usual)
+        libc.malloc_trim(0)
 
 
 def _hardware(device: str) -> str:
@@ -164,9 +181,7 @@ def train_prior(
     _check_free(folder / f"{prior.name}.json", prior)
     if device == "auto":
         device = choose_device(device).type
-    if device == "cpu":
-        _hold_memory()
-    with _alone(state_path):
+    with _alone(state_path), _holding_memory(device == "cpu"):
         model, state, leads = train(prior, settings, design, state_path, device, devices, progress, origin=begin)
         if not leads:
             return None

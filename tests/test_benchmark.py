@@ -343,7 +343,7 @@ def test_missing_files_and_folders(data: Path, tmp_path: Path) -> None:
     quick = ["--method", "least_squares:m1"]
     check_refused(call("--data", tmp_path / "none.csv", *quick), "there is no file")
     check_refused(call("--data", data, "--data", data, *quick), "given twice")
-    check_refused(call("--data", data, "--out", data, *quick), "cannot write to")
+    check_refused(call("--data", data, "--out", data, *quick), f"cannot write {data}")
     check_refused(call("--nslpfn-data", tmp_path, *quick), "there is no file", "benchmark.vision.csv")
 
 

@@ -1,7 +1,7 @@
 """The amortized engine where numbers or files run out: negative y, flat curves, missed curves, names that are taken."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +156,11 @@ def test_neighbours_with_heavy_tails_are_known_as_such(monkeypatch: pytest.Monke
     other = np.random.default_rng(1).normal(size=1000)
 
     class Heavy:
-        status = "ok"
+        status, prior = "ok", hybrid.get_prior("nslpfn")
 
-        def predict(self, x: np.ndarray) -> xr.Dataset:
-            return xr.Dataset({"sd": ("x", np.array([3.0, 2.9, 0.5]))})
+        def predict(self, x: np.ndarray, levels: Sequence[float]) -> xr.Dataset:
+            sd = np.array([3.0, 2.9, 0.5]) if len(x) == 3 else np.full(len(x), 0.1)
+            return xr.Dataset({"quantiles": (("x", "quantile"), sd[:, None] * np.array(levels))})
 
         def sample(self, x: np.ndarray, draws: int) -> xr.DataArray:
             return xr.DataArray(np.stack([t, np.arctan(t), other], 1))
