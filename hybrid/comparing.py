@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 Array = Any
 # The largest differences that count as agreement: of the cdfs five points of probability at the median y and ten at any, of
 # what central 90 % intervals hold five, and a classifier (after Lueckmann et al. 2021, Benchmarking simulation-based
-# inference) that tells parameters apart with accuracy .65. All are our choice; two halves of 1000 exact draws keep within
-# them on 99 of 100 curves or more.
+# inference) that tells parameters apart with accuracy .65. All are our choice.
 MAX_CDF = 0.05
 MAX_ANYWHERE = 0.1
 MAX_INSIDE = 0.05

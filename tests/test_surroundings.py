@@ -1,5 +1,6 @@
 """What surrounds a process: folders that cannot be read, other runs in the same place, devices that are not asked for."""
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,26 @@ def test_the_numpyro_model_is_the_prior_at_the_frame_of_its_samples(name: str) -
         density, _ = log_density(numpyro_model(prior), (x,), {"y": y}, theta)
         expected = prior.log_density(theta, x, y)
     assert float(density) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_memory_is_kept_only_while_a_network_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+
+    class Library:
+        def mallopt(self, option: int, value: int) -> None:
+            calls.append((f"option {option}", value))
+
+        def malloc_trim(self, pad: int) -> None:
+            calls.append(("trim", pad))
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    with release._holding_memory(True):
+        assert len(calls) == len(release.HELD)
+    held, usual = dict(calls[: len(release.HELD)]), dict(calls[len(release.HELD) :])
+    assert usual.pop("trim") == 0
+    assert held.keys() == usual.keys()
+    assert all(held[name] > usual[name] for name in held)
+    calls.clear()
+    with release._holding_memory(False):
+        pass
+    assert calls == []
