@@ -95,7 +95,9 @@ def _hardware(device: str) -> str:
     if info.exists():
         names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         name = names[0] if names else name
-    return f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    number = torch.get_num_threads()
+    threads = "1 thread" if number == 1 else f"{number} threads"
+    return f"{name}, {threads} of {os.cpu_count()} cores"
 
 
 def _versions() -> dict[str, str]:

@@ -3,9 +3,9 @@
     python benchmarks/active.py --data curves.csv --methods pfn:nsl nuts:m4 --out out/active
 
 Every curve begins with 4 of its points, drawn at random. At each step a method fits what is known, forecasts all the points
-of the curve, and measures the one of greatest predictive variance (`hybrid.next_points`, Lee et al. 2025, section 4.4), up to
-9; beside it the same method measures at random. Prints the RMSLE of the median forecast over all points, the mean over curves,
-with a figure.
+of the curve, and measures the one of greatest predictive variance, of log y where noise is multiplicative
+(`hybrid.next_points`, Lee et al. 2025, section 4.4), up to 9; beside it the same method measures at random. Prints the RMSLE of
+the median forecast over all points, the mean over curves, with a figure.
 """
 
 import argparse

@@ -241,12 +241,14 @@ def calibrate(
 
     Raises
     ------
+    UnknownNameError
+        If there is no such prior or engine.
     EngineUnavailableError
         If the engine cannot serve the prior.
     InvalidArgumentError
         If an argument is outside what it may be.
     FileFormatError
-        If the cache is damaged or of other curves.
+        If the cache is damaged or of other curves, or a checkpoint is damaged.
     """
     prior = get_prior(prior)
     if engine not in SIMULATIONS:

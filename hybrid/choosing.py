@@ -41,7 +41,7 @@ def next_points(
     Parameters
     ----------
     curve
-        What is observed, at least 3 points.
+        What is observed, at least 3 distinct x.
     candidates
         Positions where y could be measured, in the units of the curve's x, shape (n,): inside the context's range, beyond it,
         or both.

@@ -290,7 +290,11 @@ def main() -> None:
 @_request_options
 @click.option("--engine", default="nuts", show_default=True, help="nuts, pfn, least_squares or auto.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the engine, such as draws=4000; repeatable."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the engine, such as forecast=draws for pfn; repeatable.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the fit as NetCDF: .nc.")
 def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **options: Any) -> None:
@@ -360,7 +364,7 @@ def _setting(text: str) -> tuple[str, Any]:
 @click.option("--preset", default="small", show_default=True, help="small (for a CPU) or paper (for GPUs).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default where the engine looks first.")
 @click.option("--design", "design_file", type=click.Path(path_type=Path), help="JSON file with the x positions to train on.")
-@click.option("--interpolated", type=float, help="Share of targets inside the context's range, for active learning.")
+@click.option("--interpolated", type=float, help="Share of targets inside the context's range; most designs have 0.2.")
 @click.option("--from", "origin", type=click.Path(path_type=Path), help="Weights to begin with: a checkpoint, or a name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many; torchrun overrides it.")
@@ -376,7 +380,7 @@ def train_command(
     devices: int,
     settings: Sequence[str],
 ) -> None:
-    """Train a network for a prior; writes its weights and model card, and the engine finds them.
+    """Train a network for a prior; writes its weights and model card. Without --out the engine finds them by itself.
 
     An interrupted run goes on where it stopped when the same command is given again. To train on several devices or
     machines, start the command with torchrun.

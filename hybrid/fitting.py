@@ -170,12 +170,16 @@ def fit(
     progress
         Whether to show a progress bar.
     **options
-        Options of the engine, such as the number of draws.
+        Of the engine. "nuts": `workers`, and fields of `hybrid.models.nuts.NutsSettings`, such as `draws` per chain. "pfn":
+        `draws`, `forecast` ("network" or "draws"), `checkpoint` and `device`; see `hybrid.amortized.engine.run_pfn`.
+        "least_squares": `starts` and `max_steps`. "auto": none.
 
     Raises
     ------
     InvalidCurveError
         If curve is not a `Curve`.
+    FileFormatError
+        If a checkpoint is damaged, or is none.
     InvalidArgumentError
         If horizon, y_scale, seed or an option is outside what it may be.
     UnknownNameError
@@ -208,7 +212,7 @@ def fit_many(
     horizon, y_scale
         As for `fit`: one value for all curves, or one per curve.
     prior, engine, seed, progress, **options
-        As for `fit`.
+        As for `fit`. By "nuts", ``workers=4`` spreads the curves over so many processes.
 
     Raises
     ------

@@ -215,10 +215,12 @@ def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], comma
     Raises
     ------
     InvalidArgumentError
-        If the path does not end in .html or cannot be written.
+        If the subject is neither, or the path does not end in .html or cannot be written.
     ReportError
         If a cell of the notebook fails.
     """
+    if not isinstance(subject, (Calibration, Fit)):
+        raise InvalidArgumentError(f"a report is about a fit or a calibration, got {type(subject).__name__}")
     path = Path(path).absolute()
     if path.suffix.lower() != ".html":
         raise InvalidArgumentError(f"{path}: the name of a report must end in .html")

@@ -137,7 +137,7 @@ class Distribution:
         return np.asarray(-np.log1p(-share) * size.get(self.family, lambda: self["concentration"] / self["rate"])())
 
     def replace(self, **hyperparameters: Any) -> "Distribution":
-        """The same family with some hyperparameters changed."""
+        """The same family with some hyperparameters changed; InvalidArgumentError where they are not what it takes."""
         return Distribution(self.family, **{**dict(self.hyperparameters), **hyperparameters})
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Distribution:
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> "Distribution":
-        """Rebuild a distribution from `to_dict`."""
+        """Rebuild a distribution from `to_dict`; InvalidArgumentError where there is no such family or hyperparameter."""
         values = dict(description)
         return cls(values.pop("family", ""), **values)
 

@@ -19,25 +19,35 @@ class Law(abc.ABC):
     """A formula for the mean curve, written once and run by NumPy, JAX and torch.
 
     Subclasses set `name`, `formula` and, whenever the formula changes, `version`; they define `mean` and may define
-    `derived`, `admits`, and `classes` with `class_of`.
+    `derived`, `admits`, `sampling_scales`, and `classes` with `class_of`.
+
+    Attributes
+    ----------
+    name, formula, version
+        What priors and reports call it, how it reads, and a number.
+    constrained
+        Whether `admits` leaves anything out: True where a class defines it.
+    classes
+        What kinds of curve a mixture of laws distinguishes.
+    nearly_linear
+        Parameters that the data fix once all others are given, because the log of the curve is nearly linear in them or in
+        their logs; the amortized engine states them relative to that (see `hybrid.amortized.posterior`).
+    computable
+        Values between which `mean` is right to rounding, by parameter; all of them where it says nothing. Least squares, which
+        no prior holds back, does not look beyond.
+    linear
+        Parameters in which the log of the curve is linear: log mean(x; theta) = log centre(x; theta) + sum_k basis_k(x)
+        basis_scales_k(theta) theta_k, where centre and basis_scales do not know them. Where they are standard normal and the
+        noise lognormal, the exact engine integrates over them in closed form.
     """
 
     name: ClassVar[str]
     formula: ClassVar[str] = ""
     version: ClassVar[int] = 1
-    constrained: ClassVar[bool] = False  #: whether `admits` leaves anything out; True where a class defines it
-    classes: ClassVar[tuple[Mapping[str, int], ...]] = ()  #: what kinds of curve a mixture of laws distinguishes
-    #: parameters that the data fix once all others are given, because the log of the curve is nearly linear in them or in their
-    #: logs; the amortized engine states them relative to that (see `hybrid.amortized.posterior`)
+    constrained: ClassVar[bool] = False
+    classes: ClassVar[tuple[Mapping[str, int], ...]] = ()
     nearly_linear: tuple[str, ...] = ()
-
-    #: values between which `mean` is right to rounding, by parameter; all of them where it says nothing. Least squares,
-    #: which no prior holds back, does not look beyond
     computable: Mapping[str, tuple[float, float]] = MappingProxyType({})
-
-    #: parameters in which the log of the curve is linear: log mean(x; theta) = log centre(x; theta) + sum_k basis_k(x)
-    #: basis_scales_k(theta) theta_k, where centre and basis_scales do not know them. Where they are standard normal and the
-    #: noise lognormal, the exact engine integrates over them in closed form
     linear: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -33,7 +33,7 @@ FEWEST_DRAWN, SURPLUS, MAX_ATTEMPTS = 256, 4, 1000  # where a law admits only so
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One parameter of a prior: its name, its distribution, and in a sentence what it means."""
+    """One parameter of a prior: its name, its distribution, and in a few words what it means."""
 
     name: str
     distribution: Distribution
@@ -87,7 +87,7 @@ class AbstractPrior(abc.ABC):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """The specification as JSON text, the inverse of `hybrid.models.registry.prior_from_json`."""
+        """The specification as JSON text, the inverse of `hybrid.prior_from_json`."""
         return json.dumps(self.to_dict(), indent=2)
 
     def sample(self, n: int, x: Array, seed: int = 0, backend: str = "jax") -> xr.Dataset:

@@ -73,13 +73,26 @@ def prior_from_dict(description: Mapping[str, Any], law: Law | None = None) -> A
     if law is None:
         known = {p.law.name: p.law for p in PRIORS if isinstance(p, Prior)}
         if not isinstance(description["law"], str) or description["law"] not in known:
-            raise FileFormatError(f"law {description['law']!r} is not a shipped one: pass it as law=...")
+            raise FileFormatError(f"law {description['law']!r} is not a shipped one: in Python pass it as law=...")
         law = known[description["law"]]
     return Prior.from_dict(description, law)
 
 
 def prior_from_json(text: str, law: Law | None = None) -> AbstractPrior:
-    """Rebuild a prior from `to_json`; see `prior_from_dict`."""
+    """Rebuild a prior from what `to_json` wrote.
+
+    Parameters
+    ----------
+    text
+        JSON.
+    law
+        The law, where it is your own and not one that ships.
+
+    Raises
+    ------
+    FileFormatError
+        If the text is not JSON, or not of a prior, or its law is unknown here.
+    """
     try:
         description = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:

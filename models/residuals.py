@@ -20,7 +20,7 @@ OUTSIDE = "Outside what the network was trained on"  # begins the reason that sa
 FOLLOW_ONE_ANOTHER = (
     "The residuals follow one another instead of scattering, more than on the prior's own curves: it does not hold "
     "this curve, and its intervals may be too narrow. Compare another prior, such as 'nsl', or 'm4_drift' by "
-    "engine='nuts', or train for a law of your own with `hybrid train`."
+    "engine='nuts', or train for a law of your own with `hybrid.train`."
 )
 
 

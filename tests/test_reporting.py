@@ -119,6 +119,8 @@ def test_a_cell_that_fails_leaves_no_page(
 def test_wrong_paths_are_named(calibration: hybrid.Calibration, tmp_path: Path) -> None:
     with pytest.raises(hybrid.InvalidArgumentError, match=r"must end in \.html"):
         hybrid.write_report(calibration, tmp_path / "report.pdf")
+    with pytest.raises(hybrid.InvalidArgumentError, match="about a fit or a calibration, got int"):
+        hybrid.write_report(3, tmp_path / "report.html")  # type: ignore[arg-type]
     (tmp_path / "folder.html").mkdir()
     for arguments, words in (
         (["calibrate", "--out", "report.pdf"], "must end in .html"),
