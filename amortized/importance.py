@@ -24,21 +24,45 @@ def pareto_k(log_joint: Array, log_proposal: Array) -> float:
     -------
     k-hat. Below min(1 - 1 / log10(draws), .7) estimates from the weighted draws can be trusted; above 1 the weights have no
     mean (Vehtari, Simpson, Gelman, Yao and Gabry 2024, Pareto smoothed importance sampling, section 3.2.4). -inf where the
-    largest weights are all equal; inf where there are fewer than 25 draws, too few to tell, or none that is possible.
+    largest weights are all equal; inf where there are fewer than 25 draws, too few to tell, or too few that are possible.
     """
     ratio = np.asarray(log_joint - log_proposal, dtype=float).reshape(-1)
-    if ratio.size < FEWEST:
-        return float("inf")
-    if not np.any(np.isfinite(ratio)):
+    if ratio.size < FEWEST or vanishes(ratio):
         return float("inf")
     ratio = np.where(np.isfinite(ratio), ratio, -1e300)
-    tail = int(np.ceil(min(0.2 * ratio.size, 3.0 * np.sqrt(ratio.size))))
-    largest = np.sort(ratio)[-(tail + 1) :]
+    largest = np.sort(ratio)[-_tail(ratio.size) :]
     if largest[0] == largest[-1]:
         return float("-inf")
     array_stats = importlib.import_module("arviz_stats.base").array_stats
     with np.errstate(all="ignore"):  # of weights that lie hundreds of nats apart
         return float(array_stats.psislw(-ratio)[1])  # it wants minus the log ratio
+
+
+def _tail(size: int) -> int:
+    """Of so many weights, how many are the tail that a Pareto distribution is fitted to (Vehtari et al. 2024, algorithm 1)."""
+    return int(np.ceil(min(0.2 * size, 3.0 * np.sqrt(size))))
+
+
+def vanishes(log_ratio: Array) -> bool:
+    """Whether so few of the weights are not 0 beside the largest that no Pareto distribution can be fitted to their tail.
+
+    The fit divides by the quarter-quantile of what the tail's weights exceed the others by. Where that is 0 ArviZ gives the
+    mean of k's prior distribution, which is small, for weights that are as bad as can be.
+
+    Parameters
+    ----------
+    log_ratio
+        Log of target over proposal density at each draw, shape (n,); what is not finite counts as impossible.
+    """
+    ratio = np.where(np.isfinite(log_ratio), log_ratio, -np.inf)
+    tail = _tail(ratio.size)
+    largest = np.sort(ratio)[-(tail + 1) :]
+    if not np.isfinite(largest[-1]):
+        return True
+    if largest[1] == largest[-1]:
+        return False
+    weight = np.exp(largest - largest[-1])
+    return not weight[int(tail / 4 + 0.5)] - weight[0] > 0.0
 
 
 def truncated_weights(log_ratio: Array) -> Array:

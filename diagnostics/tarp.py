@@ -26,7 +26,7 @@ def tarp_ranks(draws: Array, truth: Array, references: Array, rng: np.random.Gen
 
     Returns
     -------
-    Shape (simulations,): values in (0, 1), uniform where the joint posterior is right.
+    Shape (simulations,): values in (0, 1), uniform where the joint posterior is right; NaN where truth or draws are.
     """
     draws, truth, references = (np.asarray(part, dtype=float) for part in (draws, truth, references))
     # Distances are in posterior sds, so that no coordinate rules; with the truth among the draws, so that it is one of them.
@@ -35,7 +35,8 @@ def tarp_ranks(draws: Array, truth: Array, references: Array, rng: np.random.Gen
     near = np.sum(((draws - references[:, None]) / scale) ** 2, -1)
     true = np.sum(((truth - references) / scale[:, 0]) ** 2, -1)[:, None]
     below, equal = np.sum(near < true, 1), np.sum(near == true, 1)
-    return (below + rng.uniform(size=len(below)) * (equal + 1)) / (draws.shape[1] + 1)
+    rank = (below + rng.uniform(size=len(below)) * (equal + 1)) / (draws.shape[1] + 1)
+    return np.where(np.isnan(true[:, 0]) | np.isnan(near).any(1), np.nan, rank)
 
 
 def references_from_data(last: Array, spread: Array, width: int, rng: np.random.Generator) -> Array:

@@ -77,13 +77,15 @@ def normalised_rank(draws: Array, truth: Array, rng: np.random.Generator) -> Arr
     Returns
     -------
     (number of draws below + u (number equal + 1)) / (number of draws + 1), u ~ U(0, 1), shape (simulations,): exactly uniform
-    where the truth is exchangeable with the draws, for discrete quantities too (Modrák et al. 2023, section 2.2).
+    where the truth is exchangeable with the draws, for discrete quantities too (Modrák et al. 2023, section 2.2). NaN where the
+    truth is, or no draw is a number.
     """
     draws, truth = np.asarray(draws, dtype=float), np.asarray(truth, dtype=float)[:, None]
     known = ~np.isnan(draws)
     below = np.sum(known & (draws < truth), 1)
     equal = np.sum(known & (draws == truth), 1)
-    return (below + rng.uniform(size=len(below)) * (equal + 1)) / (known.sum(1) + 1)
+    rank = (below + rng.uniform(size=len(below)) * (equal + 1)) / (known.sum(1) + 1)
+    return np.where(np.isnan(truth[:, 0]) | ~known.any(1), np.nan, rank)
 
 
 @functools.lru_cache(maxsize=32)
@@ -104,6 +106,8 @@ def thinned(values: Array) -> Array:
 
 def ecdf_band(values: Array, level: float = LEVEL) -> tuple[Array, Array, Array, Array]:
     """The ECDF of values in [0, 1] less that of the uniform, and its simultaneous band.
+
+    The band is by ArviZ's simulation, for levels of .99 and more; at lower ones it is a little too narrow.
 
     Returns
     -------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybrid.amortized.importance import FEWEST as FEWEST_WEIGHTS
+from hybrid.amortized.importance import vanishes
 from hybrid.curve import MIN_POINTS
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.coordinates import get_coordinates
@@ -203,12 +204,14 @@ def _smoothed_loo(fit: Fit) -> dict[str, Array]:
         warnings.simplefilter("ignore", UserWarning)  # k-hat is in the table
         pointwise = arviz_stats.loo(data, pointwise=True)
     likelihood = likelihood.reshape(-1, fit.curve.x.size)
-    pit = np.empty(fit.curve.x.size)
+    pit, k_hat = np.empty(fit.curve.x.size), np.array(pointwise.pareto_k, dtype=float)
     for i in range(pit.size):
+        if vanishes(-likelihood[:, i]):
+            k_hat[i] = np.inf
         log_weight = np.asarray(array_stats.psislw(likelihood[:, i])[0])  # it wants minus the log ratio
         weight = np.exp(log_weight - np.logaddexp.reduce(log_weight))
         pit[i] = np.clip(np.sum(weight * below[:, i]), 0.0, 1.0)
-    return {"elpd": np.asarray(pointwise.elpd_i), "pit": pit, "k_hat": np.asarray(pointwise.pareto_k)}
+    return {"elpd": np.asarray(pointwise.elpd_i), "pit": pit, "k_hat": k_hat}
 
 
 def _exact_loo(fit: Fit) -> dict[str, Array]:

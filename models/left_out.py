@@ -18,7 +18,7 @@ from hybrid.models.prior import Prior, expand
 
 Array = Any
 AT_ONCE = 250  # draws
-LEAST_LEFT = 1e-12  # of a point's precision, after what the others tell
+LEAST_LEFT = 1e-300  # of a point's precision given the others, over that of its noise
 
 
 def given_the_others(prior: Prior, theta: Mapping[str, Array], x: Array, y: Array, frame: Frame) -> tuple[Array, Array]:
@@ -51,13 +51,19 @@ def _some(prior: Prior, theta: dict[str, Array], x: Array, y: Array, frame: Fram
     law, xp = prior.law, get_namespace("numpy")
     sigma = theta["sigma"][:, None]
     residual = np.log(y) - np.log(law.centre(xp, x, expand(theta), cast_frame(xp, frame, x)))
-    # In units of sigma the covariance is I + Z Z'; its inverse follows from that of I + Z'Z, which is small.
+    # In units of sigma the covariance is I + Z Z'. By the singular values of Z = U S V' its inverse is U (1 + S^2)^-1 U' plus
+    # what is orthogonal to U; nothing cancels, however large the drift is beside the noise.
     z = law.basis(xp, x) * (law.basis_scales(xp, theta) / sigma)[:, None]
-    inner = np.linalg.inv(np.eye(z.shape[-1]) + z.mT @ z)
-    projected = z @ inner
-    precision = np.maximum(1.0 - np.sum(projected * z, -1), LEAST_LEFT)  # of each point given the others
+    along, singular, _ = np.linalg.svd(z, full_matrices=False)
+    left = 1.0 / (1.0 + np.square(singular))
     scaled = residual / sigma
-    pulled = scaled - (projected @ (z.mT @ scaled[..., None]))[..., 0]  # the inverse covariance times the residuals
+    onto = (along.mT @ scaled[..., None])[..., 0]
+    precision = np.sum(np.square(along) * left[:, None], -1)  # of each point given the others
+    pulled = (along @ (left * onto)[..., None])[..., 0]  # the inverse covariance times the residuals
+    if x.size > z.shape[-1]:
+        precision = precision + np.maximum(1.0 - np.sum(np.square(along), -1), 0.0)
+        pulled = pulled + scaled - (along @ onto[..., None])[..., 0]
+    precision = np.maximum(precision, LEAST_LEFT)
     score = pulled / np.sqrt(precision)
     density = -0.5 * score**2 + 0.5 * np.log(precision) - np.log(sigma) - 0.5 * np.log(2.0 * np.pi) - np.log(y)
     return density, special.ndtr(score)

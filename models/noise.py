@@ -90,8 +90,8 @@ class LogNormalNoise(Noise):
 class ContaminatedLogNormalNoise(Noise):
     """log y ~ (1 - outliers) Normal(log f, s) + outliers Normal(log f, 5 s), with s = sigma f^noise_slope.
 
-    Multiplicative noise with outliers (Tukey's contaminated normal, 1960) that may shrink or grow as the curve falls.
-    sigma is the sd of log y without outliers where f is 1.
+    The factor of sigma is kept between exp(-5) and exp(5). Multiplicative noise with outliers (Tukey's contaminated normal,
+    1960) that may shrink or grow as the curve falls. sigma is the sd of log y without outliers where f is 1.
     """
 
     name = "contaminated_lognormal"

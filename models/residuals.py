@@ -54,7 +54,8 @@ def _scores(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> Array
     starts = np.flatnonzero(np.diff(problem.x, prepend=-np.inf) > 0)
     number = np.diff(starts, append=problem.x.size)
     # Repeats at one x are independent given the curve, in whatever order they come.
-    return np.nan_to_num(np.add.reduceat(score, starts, axis=1) / np.sqrt(number))
+    found: Array = np.add.reduceat(score, starts, axis=1) / np.sqrt(number)
+    return found[np.all(np.isfinite(found), axis=1)]
 
 
 def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> float:
@@ -76,7 +77,8 @@ def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Proble
 
     Returns
     -------
-    A probability; 1 where there are fewer than four different x, too few to tell.
+    A probability, over the draws whose curve is a number, NaN where there is none; 1 where there are fewer than four different
+    x, too few to tell.
     """
     flat = {name: np.ravel(value) for name, value in draws.items()}
     size = next(iter(flat.values())).size
@@ -84,5 +86,7 @@ def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Proble
     observed = _scores(prior, {name: value[rows] for name, value in flat.items()}, problem)
     if observed.shape[1] < 4:
         return 1.0
+    if not len(observed):
+        return float("nan")
     below = np.searchsorted(_replicated(observed.shape[1]), _correlation(observed))
     return float(1.0 - below.mean() / REPLICATES)

@@ -18,8 +18,8 @@ from hybrid.models.namespace import get_namespace
 from hybrid.models.prior import Prior, expand
 
 Array = Any
-# What the data say of a linear parameter over what its prior says: beyond it rounding would be taken for information. With the
-# shipped priors (drift some 1e5 times the noise) that has a probability below 1e-9.
+# What the data say of a linear parameter over what its prior says: beyond it rounding would be taken for information. It takes
+# hundreds of points and a drift more than 1e4 times the noise.
 MOST_PRECISE = 1e12
 
 

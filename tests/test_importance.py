@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from hybrid.amortized.importance import resampled, surplus, truncated_weights
+from hybrid.amortized.importance import pareto_k, resampled, surplus, truncated_weights
 
 
 def test_surplus_is_the_share_that_would_be_copies() -> None:
@@ -47,3 +48,23 @@ def test_resampling_takes_each_draw_as_often_as_its_weight_says() -> None:
     assert np.all(counts >= np.floor(8 * weights))
     assert np.all(counts <= np.ceil(8 * weights))
     np.testing.assert_allclose(counts.mean(0), 8 * weights, atol=0.08)
+
+
+@pytest.mark.parametrize("sd", [0.03, 0.01, 0.001, 0.0001])
+def test_k_hat_of_weights_that_are_all_but_0_is_large(sd: float) -> None:
+    """Exceedances that underflow gave the mean of k-hat's own prior, .05."""
+    draws = np.random.default_rng(0).standard_normal(1000)
+    assert pareto_k(stats.norm.logpdf(draws, 0.0, sd), stats.norm.logpdf(draws)) > 1.0
+
+
+@pytest.mark.parametrize("possible", [1, 2, 5, 12])
+def test_k_hat_where_few_draws_are_possible_is_infinite(possible: int) -> None:
+    ratio = np.full(400, -np.inf)
+    ratio[:possible] = np.random.default_rng(1).standard_normal(possible)
+    assert pareto_k(ratio, 0.0) == np.inf
+
+
+def test_k_hat_of_equal_largest_weights_is_minus_infinite() -> None:
+    assert pareto_k(np.repeat([1.0, 0.0], [60, 340]), 0.0) == -np.inf
+    assert pareto_k(np.zeros(400), 0.0) == -np.inf
+    assert pareto_k(np.full(400, -np.inf), 0.0) == np.inf

@@ -38,6 +38,33 @@ def test_densities_are_those_of_the_joint_gaussian(name: str) -> None:
             assert below[s, i] == pytest.approx(expected.cdf(np.log(y[i])), abs=1e-6)
 
 
+@pytest.mark.parametrize("points", [3, 5, 12, 30])
+@pytest.mark.parametrize("sigma", [1e-3, 1e-5, 1e-7])
+def test_nothing_cancels_where_the_drift_is_much_larger_than_the_noise(points: int, sigma: float) -> None:
+    """Against sixty digits; by the inverse of I + Z'Z the density of few points was off by any amount."""
+    mpmath = pytest.importorskip("mpmath")
+    prior, rng = get_prior("m4_drift"), np.random.default_rng(points)
+    assert isinstance(prior, Prior)
+    namespace = hybrid.models.namespace.get_namespace("numpy")
+    x = np.append(np.sort(np.exp(rng.uniform(-6.0, -0.1, points - 1))), 1.0)
+    frame = get_coordinates("ratio").native_frame(x)
+    theta = {name: value.numpy().astype(float) for name, value in prior.draw_torch(1).items()}
+    theta |= {"drift": np.array([0.02]), "drift_decay": np.array([0.7]), "sigma": np.array([sigma])}
+    y = prior.mean(theta, x, frame)[0] * np.exp(sigma * rng.standard_normal(points))
+    density, below = given_the_others(prior, theta, x, y, frame)
+    residual = np.log(y) - np.log(prior.law.centre(namespace, x, expand(theta), frame))[0]
+    basis = prior.law.basis(namespace, x) * prior.law.basis_scales(namespace, theta)[0]
+    with mpmath.workdps(60):
+        waves = mpmath.matrix(basis.tolist())
+        precision = (waves * waves.T + mpmath.mpf(sigma) ** 2 * mpmath.eye(points)) ** -1
+        pulled = precision * mpmath.matrix(residual.tolist())
+        for i in range(points):
+            score = pulled[i] / mpmath.sqrt(precision[i, i])
+            log_density = -(score**2) / 2 + mpmath.log(precision[i, i] / (2 * mpmath.pi)) / 2
+            assert density[0, i] == pytest.approx(float(log_density) - np.log(y[i]), abs=1e-4)
+            assert below[0, i] == pytest.approx(float(mpmath.ncdf(score)), abs=1e-5)
+
+
 @pytest.mark.slow
 def test_leave_one_out_under_drift_is_that_of_refits() -> None:
     """Weighed by densities that know the point's own drift it was half a nat too high at the end, with k-hat below .7."""

@@ -87,3 +87,13 @@ def test_correlations_of_many_are_those_of_the_normal_limit() -> None:
     at = [20, 200, 2_000, 10_000, 18_000, 19_800]
     np.testing.assert_allclose(simulated[at], limit[at], atol=0.004)
     assert residuals._replicated(100_000).size == residuals.REPLICATES  # without that many numbers each
+
+
+def test_draws_without_a_curve_say_nothing(prior):
+    x = np.geomspace(0.01, 1.0, 20)
+    waves = problem(x, 4.0 * SIGMA * np.sin(np.arange(20.0)))
+    draws = {"level": np.zeros(50), "sigma": np.full(50, SIGMA)}
+    known = follow_probability(prior, draws, waves)
+    half = {"level": np.where(np.arange(50) < 25, np.nan, 0.0), "sigma": draws["sigma"]}
+    assert follow_probability(prior, half, waves) == known < 0.01
+    assert np.isnan(follow_probability(prior, {**draws, "level": np.full(50, np.nan)}, waves))

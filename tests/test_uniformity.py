@@ -116,6 +116,16 @@ def test_ranks_count_draws_below_and_break_ties_at_random() -> None:
         assert stats.kstest(ranks[:, column], stats.uniform(low, high - low).cdf).pvalue > 1e-3
 
 
+def test_ranks_without_a_truth_or_draws_are_no_numbers() -> None:
+    rng = np.random.default_rng(0)
+    draws = np.array([[1.0, 2.0], [1.0, np.nan], [np.nan, np.nan]])
+    ranks = normalised_rank(draws, np.array([np.nan, 0.5, 0.5]), rng)
+    assert np.isnan(ranks).tolist() == [True, False, True]
+    joint, truth = rng.standard_normal((3, 20, 2)), rng.standard_normal((3, 2))
+    truth[0, 1], joint[1, 3, 0] = np.nan, np.nan
+    assert np.isnan(tarp_ranks(joint, truth, np.zeros((3, 2)), rng)).tolist() == [True, True, False]
+
+
 def test_ranks_of_discrete_quantities_are_uniform() -> None:
     rng = np.random.default_rng(0)
     p = rng.dirichlet((1, 1, 1), 4000)
