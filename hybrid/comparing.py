@@ -117,8 +117,8 @@ class Agreement:
                 f"at any y (at most {MAX_ANYWHERE}) where they differ most, at x = {float(self.table['cdf_max'].idxmax()):.4g}"
             )
             parts.append(
-                f"{INSIDE:.0%} intervals of {self.first.engine} hold {inside:.1%} by {self.second.engine} (within "
-                f"{100 * MAX_INSIDE:.0f} points)"
+                f"{100 * INSIDE:.0f} % intervals of {self.first.engine} hold {100 * inside:.1f} % by {self.second.engine} "
+                f"(within {100 * MAX_INSIDE:.0f} points)"
             )
         if not np.isnan(self.c2st):
             parts.append(f"a classifier tells the parameters apart with accuracy {self.c2st:.2f} (at most {MAX_C2ST})")
