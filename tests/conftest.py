@@ -1,10 +1,17 @@
 """What all tests share."""
 
+import contextlib
+import ctypes
+import gc
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+LARGE = 2**31  # bytes that a process of the tests may hold
 
 # The weights that ship are tested, not those that whoever runs the tests has trained.
 os.environ["HYBRID_CHECKPOINTS"] = os.path.join(tempfile.gettempdir(), "no-checkpoints-here")  # noqa: PTH118
@@ -23,3 +30,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds, where the system says so."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def memory_goes_back() -> Iterator[None]:
+    """The compiled programs of all tests together, and what glibc keeps of them, would fill a small machine."""
+    yield
+    if resident() > LARGE and "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
