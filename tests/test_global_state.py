@@ -1,4 +1,4 @@
-"""What a session has set for all of torch or all of JAX changes no result, and is as it was afterwards."""
+"""What a program has set for all of torch or all of JAX changes no result, and is as it was afterwards."""
 
 from collections.abc import Iterator
 from pathlib import Path
