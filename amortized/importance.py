@@ -30,17 +30,22 @@ def pareto_k(log_joint: Array, log_proposal: Array) -> float:
     if ratio.size < FEWEST or vanishes(ratio):
         return float("inf")
     ratio = np.where(np.isfinite(ratio), ratio, -1e300)
-    largest = np.sort(ratio)[-_tail(ratio.size) :]
-    if largest[0] == largest[-1]:
+    largest = _largest(ratio)
+    if largest[1] == largest[-1]:
         return float("-inf")
     array_stats = importlib.import_module("arviz_stats.base").array_stats
     with np.errstate(all="ignore"):  # of weights that lie hundreds of nats apart
         return float(array_stats.psislw(-ratio)[1])  # it wants minus the log ratio
 
 
-def _tail(size: int) -> int:
-    """Of so many weights, how many are the tail that a Pareto distribution is fitted to (Vehtari et al. 2024, algorithm 1)."""
-    return int(np.ceil(min(0.2 * size, 3.0 * np.sqrt(size))))
+def _largest(ratio: Array) -> Array:
+    """The tail that a Pareto distribution is fitted to, in increasing order, after the largest weight below it.
+
+    Vehtari et al. 2024, algorithm 1.
+    """
+    tail = int(np.ceil(min(0.2 * ratio.size, 3.0 * np.sqrt(ratio.size))))
+    found: Array = np.sort(ratio)[-(tail + 1) :]
+    return found
 
 
 def vanishes(log_ratio: Array) -> bool:
@@ -54,15 +59,13 @@ def vanishes(log_ratio: Array) -> bool:
     log_ratio
         Log of target over proposal density at each draw, shape (n,); what is not finite counts as impossible.
     """
-    ratio = np.where(np.isfinite(log_ratio), log_ratio, -np.inf)
-    tail = _tail(ratio.size)
-    largest = np.sort(ratio)[-(tail + 1) :]
+    largest = _largest(np.where(np.isfinite(log_ratio), log_ratio, -np.inf))
     if not np.isfinite(largest[-1]):
         return True
     if largest[1] == largest[-1]:
         return False
     weight = np.exp(largest - largest[-1])
-    return not weight[int(tail / 4 + 0.5)] - weight[0] > 0.0
+    return not weight[int((weight.size - 1) / 4 + 0.5)] - weight[0] > 0.0
 
 
 def truncated_weights(log_ratio: Array) -> Array:

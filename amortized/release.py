@@ -27,7 +27,7 @@ from hybrid.amortized.sampler import draw_curves
 from hybrid.amortized.settings import Settings, check_names, design_for, preset_settings
 from hybrid.amortized.training import curve_loss, generator_of, train
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.models.files import cannot_write, check_writable, replacing
+from hybrid.models.files import cannot_write, check_writable, make_folder, replacing
 from hybrid.models.identity import law_values
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
@@ -171,14 +171,11 @@ def train_prior(
             "weighs the flow's draws is of measurements as they are. Set best_so_far to 0"
         )
     begin = None if origin is None else Origin.read(origin)
-    folder = weights_place(prior, out).parent
+    folder = weights_folder(out)
     if not re.fullmatch(r"[\w-]+", prior.name):
         raise InvalidArgumentError(f"the prior's name becomes the file's: use letters, digits, - and _, not {prior.name!r}")
     state_path = folder / f"{prior.name}.training"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(state_path, error) from None
+    make_folder(folder, state_path)
     check_writable(state_path)
     _check_free(folder / f"{prior.name}.json", prior)
     if device == "auto":
@@ -229,9 +226,9 @@ def _check_free(path: Path, prior: AbstractPrior) -> None:
         )
 
 
-def weights_place(prior: AbstractPrior, out: str | os.PathLike[str] | None = None) -> Path:
-    """Where training writes the weights of a prior: in `out`, or where the engine looks first."""
-    return (user_folder() if out is None else Path(out)) / f"{prior.name}.safetensors"
+def weights_folder(out: str | os.PathLike[str] | None = None) -> Path:
+    """Where training writes: `out`, or where the engine looks first."""
+    return user_folder() if out is None else Path(out)
 
 
 @contextlib.contextmanager

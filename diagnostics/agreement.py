@@ -31,10 +31,8 @@ def quantile_crps(quantiles: Array, levels: Array, y: Array) -> Array:
     return 2.0 * np.mean(np.where(below >= 0, levels[:, None] * below, (levels[:, None] - 1.0) * below), axis=0)
 
 
-def cdf_distance(
-    quantiles: Array, levels: Array, cdf: Callable[[Array], Array], over: Callable[..., Array] = np.median
-) -> Array:
-    """The median, or what else is asked for, over the first engine's quantiles of the difference between the two cdfs there.
+def cdf_differences(quantiles: Array, levels: Array, cdf: Callable[[Array], Array]) -> Array:
+    """The absolute difference between the two cdfs at each of the first engine's quantiles.
 
     Parameters
     ----------
@@ -42,16 +40,18 @@ def cdf_distance(
         Of the first engine, shapes (levels, n) and (levels,).
     cdf
         The second engine's: y of shape (n,) to P(Y <= y).
-    over
-        `np.median`; or `np.max`, which gives the distance of Kolmogorov and Smirnov up to the spacing of the levels. Half of
-        all levels may differ by any amount without a word from the median.
 
     Returns
     -------
-    Array of shape (n,), between 0 and 1.
+    Array of shape (levels, n), between 0 and 1. The largest over the levels is the distance of Kolmogorov and Smirnov up to
+    their spacing; the median says nothing of half of them.
     """
-    found: Array = over(np.abs(np.stack([cdf(row) for row in quantiles]) - levels[:, None]), axis=0)
-    return found
+    return np.abs(np.stack([cdf(row) for row in quantiles]) - levels[:, None])
+
+
+def cdf_distance(quantiles: Array, levels: Array, cdf: Callable[[Array], Array]) -> Array:
+    """The median over the first engine's quantiles of `cdf_differences`, shape (n,)."""
+    return np.median(cdf_differences(quantiles, levels, cdf), axis=0)
 
 
 def wasserstein(first: Array, second: Array) -> Array:

@@ -13,7 +13,7 @@ from hybrid.amortized.design import Design
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import Problem
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.models.files import DAMAGED, cannot_write, check_writable, replacing
+from hybrid.models.files import DAMAGED, check_writable, make_folder, replacing
 from hybrid.models.prior import AbstractPrior, Prior
 
 Array = Any
@@ -108,10 +108,7 @@ def exact_draws(
     version = importlib.metadata.version("hybrid-scaling-laws")
     key = hashlib.sha256(f"{version} {identity(prior)} {draws}".encode() + b"".join(parts)).hexdigest()
     if cache is not None:
-        try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(cache, error) from None
+        make_folder(cache.parent, cache)
         check_writable(cache)
     found = {} if cache is None or not cache.exists() else _read(cache, key, [p.name for p in prior.parameters])
     done = len(found["status"]) if found else 0

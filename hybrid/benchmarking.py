@@ -16,7 +16,7 @@ from hybrid.benchmark_methods import BANDS, FAILED, GRID, Method, Record, as_met
 from hybrid.benchmark_scores import curve_table, failures, render, summarise
 from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.models.files import DAMAGED, cannot_write, replacing
+from hybrid.models.files import DAMAGED, cannot_write, make_folder, replacing
 from hybrid.models.prior import AbstractPrior
 from hybrid.spreading import spread
 
@@ -60,10 +60,7 @@ class _Cache:
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder = folder
         self._common = f"{FORMAT}|{importlib.metadata.version('hybrid-scaling-laws')}|{seed}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from None
+        make_folder(folder)
 
     def _path(self, method: Method, case: Case) -> Path:
         key = hashlib.sha256(f"{self._common}|{method.name}|{method.identity}|{case.digest}".encode()).hexdigest()

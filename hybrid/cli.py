@@ -385,7 +385,7 @@ def train_command(
     An interrupted run goes on where it stopped when the same command is given again. To train on several devices or
     machines, start the command with torchrun.
     """
-    from hybrid.amortized.release import BEFORE, train_prior, weights_place
+    from hybrid.amortized.release import BEFORE, train_prior, weights_folder
     from hybrid.amortized.settings import check_names, design_for
     from hybrid.reading import read_prior
 
@@ -395,7 +395,7 @@ def train_command(
     design = design_for(chosen) if design_file is None else _read_design(design_file)
     if interpolated is not None:
         design = dataclasses.replace(design, interpolated=interpolated)
-    stood = weights_place(chosen, out).exists()
+    stood = (weights_folder(out) / f"{chosen.name}.safetensors").exists()
     card = train_prior(chosen, preset, out, design, device, devices, origin=origin, **changes)
     if card is not None:
         click.echo(f"wrote {card.weights} and {card.path.name}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_distance, wasserstein
+from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_differences, wasserstein
 from hybrid.models.distributions import unconstrained
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.prior import Prior
@@ -61,15 +61,12 @@ class Agreement:
         quantiles = [q[: LEVELS.size] for q in both]
         (low, middle, high), (low_2, middle_2, high_2) = (q[LEVELS.size :] for q in both)
         sd = np.std(quantiles[0], axis=0)
-
-        def second(y: Array) -> Array:
-            return other.cdf(self.x, y)
-
+        apart = cdf_differences(quantiles[0], LEVELS, lambda y: other.cdf(self.x, y))
         rows = {
             "x_ratio": self.x / self.first.curve.x[-1],
-            "cdf": cdf_distance(quantiles[0], LEVELS, second),
-            "cdf_max": cdf_distance(quantiles[0], LEVELS, second, np.max),
-            "inside": second(high) - second(low),
+            "cdf": np.median(apart, axis=0),
+            "cdf_max": np.max(apart, axis=0),
+            "inside": other.cdf(self.x, high) - other.cdf(self.x, low),
             "wasserstein": wasserstein(quantiles[0], quantiles[1]) / np.where(sd > 0, sd, 1.0),
             "median": middle_2 / middle,
             "width": (high_2 - low_2) / (high - low),

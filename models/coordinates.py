@@ -46,6 +46,10 @@ class Coordinates(abc.ABC):
     def native_frame(self, x: Array) -> Frame:
         """The frame to use for x that are already in the prior's coordinates."""
 
+    @abc.abstractmethod
+    def frame_over(self, low: Array, high: Array, smaller: Any = min, larger: Any = max) -> Frame:
+        """`native_frame` of x from low to high, unchecked; `smaller` and `larger` take two numbers, or what stands for them."""
+
 
 class Ratio(Coordinates):
     """x is divided by the last context x, so a power law stays a power law; y by the y scale. log x <= 0 in the context."""
@@ -60,7 +64,10 @@ class Ratio(Coordinates):
         low, high = float(np.min(x)), float(np.max(x))
         if not low > 0:
             raise InvalidArgumentError("x in ratio coordinates is x / (last context x) and must be > 0")
-        return Frame(0.0, 1.0, 1.0, min(low, 1.0), 1.0, max(high, 1.0))
+        return self.frame_over(low, high)
+
+    def frame_over(self, low: Array, high: Array, smaller: Any = min, larger: Any = max) -> Frame:
+        return Frame(0.0, 1.0, 1.0, smaller(low, 1.0), 1.0, larger(high, 1.0))
 
 
 class Unit(Coordinates):
@@ -85,6 +92,10 @@ class Unit(Coordinates):
         low, high = float(np.min(x)), float(np.max(x))
         if low < self.low * (1 - 1e-9) or high > 1 + 1e-9:
             raise InvalidArgumentError(f"x in unit coordinates must lie in [{self.low}, 1], got [{low:g}, {high:g}]")
+        return self.frame_over(low, high)
+
+    def frame_over(self, low: Array, high: Array, smaller: Any = min, larger: Any = max) -> Frame:
+        del low, smaller, larger
         return Frame(0.0, 1.0, 1.0, self.low, high, 1.0)
 
 

@@ -21,6 +21,20 @@ def cannot_write(path: Path, error: OSError) -> InvalidArgumentError:
     return InvalidArgumentError(f"cannot write {path}: {error.strerror or error}")
 
 
+def make_folder(folder: Path, wanted: Path | None = None) -> None:
+    """Make a folder, and those above it, where they are not there.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it cannot be made; the message names `wanted`, a file that was to be in it, or else the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(wanted or folder, error) from None
+
+
 def check_writable(path: Path) -> None:
     """Refuse a path where no file can be written: before the work, not after it.
 

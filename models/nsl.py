@@ -13,7 +13,8 @@ Real curves keep to no formula. So two things are added:
 - drift, a smooth deviation of log y from the families at all scales, from a bend of the whole curve to correlation between
   neighbouring points, w(xi) = drift sum_j omega_j^-drift_decay (a_j cos(omega_j xi) + b_j sin(omega_j xi)), xi = log x, at
   frequencies omega_j a factor 2 apart: its spectrum is a power law;
-- noise of log y with outliers, whose size changes with the level: sigma f^noise_slope, at most 150 times sigma either way.
+- noise of log y with outliers, whose size changes with the level: sigma f^noise_slope, the factor kept between exp(-5)
+  and exp(5).
 
 Versions: 1 (fingerprint 63a75a2b8d93d2e0 of its prior) is now `nsl_paper`; 2 is this one.
 """

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro
 
-from hybrid.models.coordinates import Frame, Unit
+from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.errors import EngineUnavailableError
 from hybrid.models.prior import Prior, expand
 
@@ -35,19 +35,14 @@ def numpyro_model(prior: Prior) -> Callable[..., None]:
             "curves by prior.sample"
         )
 
+    coordinates = get_coordinates(prior.coordinates)
+
     def model(x: Array, y: Array | None = None, frame: Frame | None = None, mask: Array | bool = True) -> None:
         x = jnp.asarray(x)
-        frame = frame or _native_frame(prior, jnp.min(x), jnp.max(x))
+        frame = frame or coordinates.frame_over(jnp.min(x), jnp.max(x), jnp.minimum, jnp.maximum)  # x may be traced
         theta = {p.name: jnp.asarray(numpyro.sample(p.name, p.distribution.numpyro())) for p in prior.parameters}
         curve = prior.mean(theta, x, frame)
         with numpyro.handlers.mask(mask=mask):
             numpyro.sample("y", prior.noise.numpyro(curve, expand(theta)), obs=y)
 
     return model
-
-
-def _native_frame(prior: Prior, low: Array, high: Array) -> Frame:
-    """As the prior's coordinates have it, for x that may be traced, and so cannot be checked."""
-    if prior.coordinates == Unit.name:
-        return Frame(0.0, 1.0, 1.0, Unit.low, high, 1.0)
-    return Frame(0.0, 1.0, 1.0, jnp.minimum(low, 1.0), 1.0, jnp.maximum(high, 1.0))

@@ -10,7 +10,7 @@ from scipy import stats
 
 import hybrid
 from hybrid.amortized.importance import pareto_k
-from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_distance, quantile_crps
+from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_differences, cdf_distance, quantile_crps
 
 
 def test_crps_from_quantiles_is_that_of_the_normal() -> None:
@@ -138,7 +138,7 @@ def test_largest_difference_of_cdfs_is_that_of_kolmogorov_and_smirnov() -> None:
         return np.minimum(stats.norm.cdf(y), 0.55)
 
     assert cdf_distance(quantiles, LEVELS, far)[0] == pytest.approx(0.0, abs=1e-12)
-    assert cdf_distance(quantiles, LEVELS, far, np.max)[0] == pytest.approx(0.445)
+    assert cdf_differences(quantiles, LEVELS, far).max(0)[0] == pytest.approx(0.445)
 
 
 def test_draws_that_both_hold_are_no_difference() -> None:
