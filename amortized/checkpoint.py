@@ -153,21 +153,33 @@ class Origin:
     def give(self, model: AmortizedModel) -> None:
         """Copy the weights that fit, of network and parameter head; what belongs to the prior stays as it is.
 
-        A law with another number of parameters has other features of the whole curve: their layer begins at random.
+        A law with another number of parameters has other features of the whole curve: their layer begins at random. A model
+        with more layers gets them before the last, and they begin as the identity: it computes what the origin does (after
+        Net2Net: Chen, Goodfellow and Shlens 2016).
 
         Raises
         ------
         InvalidArgumentError
-            If the networks differ in size.
+            If the networks differ in size, but for layers that are added.
         """
         was, now = (settings.get for settings in (self.card.content["settings"], model.settings.to_dict()))
-        differing = [f"{name} {was(name)} for {now(name)}" for name in SIZES if was(name) != now(name)]
+        last = model.settings.layers - 1
+        added = model.settings.layers - Settings.from_dict(self.card.content["settings"]).layers
+        differing = [
+            f"{name} {was(name)} for {now(name)}"
+            for name in SIZES
+            if was(name) != now(name) and not (name == "layers" and added > 0)
+        ]
         if differing:
             raise InvalidArgumentError(
-                f"{self.card.path} holds a network of another size ({', '.join(differing)}): begin with one of equal settings"
+                f"{self.card.path} holds a network of another size ({', '.join(differing)}): begin with one of equal settings, "
+                "or with fewer layers"
             )
+        moved = (f"{HALF}{last - added}.", f"{HALF}{last}.")
+        parts = {name.replace(*moved): value for name, value in self.parts.items()}
+        model.network.skip(last - added, last)
         for name, value in model.named_parameters():
-            found = self.parts.get(name)
+            found = parts.get(name)
             if found is not None and found.shape == value.shape:
                 value.copy_(found)
 

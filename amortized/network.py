@@ -99,6 +99,14 @@ class Network(nn.Module):
         nn.init.zeros_(self.tails.bias)
         self.register_buffer("edges", _student_edges(bins))
 
+    @torch.no_grad()
+    def skip(self, first: int, end: int) -> None:
+        """Make blocks `first` to `end` - 1 add nothing, until they are trained."""
+        for block in list(self.blocks)[first:end]:
+            for name, value in block.named_parameters():
+                if name.startswith(("out.", "down.")):
+                    value.zero_()
+
     def forward(self, tokens: Tokens, observed: int = 0) -> tuple[Prediction, Tensor]:
         """The prediction at each query, and the summaries, shape (B, summaries, width).
 

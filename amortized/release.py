@@ -138,7 +138,8 @@ def train_prior(
         Whether to show a progress bar.
     origin
         A checkpoint whose weights the training begins with, in place of random ones: of the same prior to train it longer,
-        or of one that is alike. Its network must be of the same size. The name of a prior stands for its weights.
+        or of one that is alike. Its network must be of the same size, or have fewer layers: those that are added begin as the
+        identity. The name of a prior stands for its weights.
     **changes
         Settings that differ from the preset's, by name; see `hybrid.amortized.settings.Settings`.
 

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import DESIGN, SETTINGS
 from click.testing import CliRunner
 
+import hybrid
 from hybrid.amortized import release, training
 from hybrid.amortized.cards import Card
 from hybrid.amortized.checkpoint import Origin, TrainingState, load_checkpoint
@@ -106,6 +108,17 @@ def test_an_unfinished_run_knows_its_origin() -> None:
     """The state of a run that began elsewhere is not mistaken for one that began here."""
     states = [TrainingState.start(get_prior("m2"), SETTINGS, DESIGN, origin) for origin in ("", "a", "b")]
     assert len({state.key for state in states}) == 3
+
+
+def test_layers_that_are_added_change_nothing_at_first(first: Card, tmp_path: Path) -> None:
+    """The last block, in which only the queries attend, stays the last."""
+    deeper = trained(tmp_path, "m2", 1, origin=first.path, learning_rate=1e-12, layers=SMALL["layers"] + 2)
+    curve = hybrid.Curve([1.0, 2.0, 4.0, 8.0, 16.0], [1.0, 0.8, 0.66, 0.59, 0.52])
+    levels, ahead = np.array([0.05, 0.5, 0.95]), np.array([16.0, 32.0, 100.0])
+    before, after = (hybrid.fit(curve, "m2", "pfn", checkpoint=card.path).predictive for card in (first, deeper))
+    np.testing.assert_allclose(after.quantile(ahead, levels), before.quantile(ahead, levels), rtol=1e-3)
+    blocks = [block.down.weight.abs().max().item() for block in load_checkpoint(get_prior("m2"), deeper.path)[0].network.blocks]
+    assert [size > 1e-6 for size in blocks] == [True, False, False, True]
 
 
 @pytest.mark.parametrize("change", [{"width": 64}, {"layers": 1}, {"heads": 1}, {"bins": 7}, {"summaries": 3}])
