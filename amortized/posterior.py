@@ -254,13 +254,17 @@ class FlowHead(nn.Module):
         found = self.constrain(both)
         return found, at + self._split(found)[1]
 
-    def log_joint(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, frame: Frame) -> Tensor:
-        """log p(theta, y | x) over the unconstrained parameters, nats, of the shape of theta's tensors; x, y of shape (n,)."""
+    def log_joint(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, frame: Frame, mask: Tensor | None = None) -> Tensor:
+        """log p(theta, y | x) over the unconstrained parameters, nats, of the shape of theta's tensors.
+
+        x and y are of shape (n,); or (B, n) for theta of shape (..., B), with points only where the mask is True.
+        """
         bijections = self._bijections(theta[self.names[0]])
         real = [b.inv(theta[k]) for k, b in zip(self.names, bijections, strict=True)]
         scale = [b.log_abs_det_jacobian(u, theta[k]) for k, b, u in zip(self.names, bijections, real, strict=True)]
         prior: Tensor = sum(self.prior.log_prior(theta).values()) + sum(scale)
-        found: Tensor = prior + self.prior.log_likelihood(theta, x, y, frame).sum(-1)
+        points = self.prior.log_likelihood(theta, x, y, frame)
+        found: Tensor = prior + (points if mask is None else torch.where(mask, points, 0.0)).sum(-1)
         return torch.where(found.isnan(), -torch.inf, found)  # as NUTS has it where a law breaks down
 
 

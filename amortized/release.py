@@ -51,7 +51,7 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
     """
     from tqdm import tqdm
 
-    plain = dataclasses.replace(settings, context_weight=0.0, parameter_weight=0.0)
+    plain = dataclasses.replace(settings, context_weight=0.0, parameter_weight=0.0, futures=0)
     summaries, features, losses = [], [], []
     for k in tqdm(range(EVALUATED // TOGETHER), desc="evaluating", disable=not progress):
         generator = generator_of(torch.device("cpu"), settings.seed, -1 % 2**32, k)
@@ -170,6 +170,10 @@ def train_prior(
         raise InvalidArgumentError(
             "a design with best_so_far above 0 needs a prior without a parameter flow, such as 'nsl': the likelihood that "
             "weighs the flow's draws is of measurements as they are. Set best_so_far to 0"
+        )
+    if settings.futures and frame_prior(prior) is not prior:
+        raise InvalidArgumentError(
+            f"futures above 0 need a prior with a parameter flow, such as 'bnsl', which {prior.name!r} has not: set it to 0"
         )
     begin = None if origin is None else Origin.read(origin)
     folder = weights_folder(out)

@@ -46,6 +46,9 @@ class Settings:
         Weight of the context-regression loss (Lee et al. 2025): the loss of as many observed points as there are targets.
     parameter_weight
         Weight of the parameter head's loss.
+    futures
+        Proposals of the parameter head per curve, whose targets are learnt from beside the curve's own, by their weights; see
+        `hybrid.amortized.futures`. 0 for the curve's own targets only. For priors with a parameter flow, once it is trained.
     precision
         "bf16-mixed", "32-true", or "auto": half precision where the device is quick at it.
     search
@@ -78,6 +81,7 @@ class Settings:
     average: float = 0.0
     context_weight: float = 0.0
     parameter_weight: float = 0.5
+    futures: int = 0
     precision: str = "auto"
     search: str = "quick"
     seed: int = 0
@@ -99,6 +103,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidArgumentError(f"{name} must be an integer of at least 1, got {value!r}")
+        if not isinstance(self.futures, int) or isinstance(self.futures, bool) or self.futures < 0:
+            raise InvalidArgumentError(f"futures must be an integer of at least 0, got {self.futures!r}")
         if self.width % self.heads:
             raise InvalidArgumentError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.batch % self.shards:

@@ -18,9 +18,11 @@ from hybrid.amortized.bar_distribution import BarDistribution
 from hybrid.amortized.checkpoint import Origin, TrainingState, load_state, save_state
 from hybrid.amortized.coordinates import Tokens, ask, describe, to_value
 from hybrid.amortized.design import Design, DesignBatch
+from hybrid.amortized.futures import futures
 from hybrid.amortized.interrupts import undivided
 from hybrid.amortized.model import AmortizedModel, build_model
 from hybrid.amortized.network import REFERENCE_DOF, Prediction, placed
+from hybrid.amortized.posterior import FlowHead
 from hybrid.amortized.sampler import CurveBatch, draw_curves
 from hybrid.amortized.settings import Settings
 from hybrid.models.errors import InvalidArgumentError, TrainingError
@@ -66,7 +68,7 @@ def shards(design: Design, settings: Settings, step: int, device: torch.device, 
 
 
 def prediction_loss(prediction: Prediction, edges: Tensor, tokens: Tokens, v: Tensor) -> Tensor:
-    """-log density of the bars at v plus -log density of the t distribution that places them, nats, shape (B, M)."""
+    """-log density of the bars at v plus -log density of the t distribution that places them, nats, shape (..., B, M)."""
     loc, scale = placed(prediction, tokens)
     reach = 2.0 * FARTHEST * tokens.scale
     v = torch.clamp(v, (tokens.loc - reach).amin(-1), (tokens.loc + reach).amax(-1))  # further off, gradients overflow
@@ -95,7 +97,13 @@ def curve_loss(
         described = describe(curves.x_context, curves.y_context, curves.mask, curves.frame, model.law)
         tokens = ask(described, x, model.law)
     prediction, summary = model.network(tokens, observed=x.shape[1] - targets)
+    weight = y.new_ones(1, len(y))
+    y = y[None]
+    if settings.futures and isinstance(model.head, FlowHead):
+        found, weight = futures(model.head, curves, summary.flatten(1).float(), described, settings.futures, generator)
+        y = torch.cat([found, y[..., targets:].expand(len(found), -1, -1)], -1)
     points = prediction_loss(prediction, model.network.edges, tokens, to_value(y, model.logarithmic))
+    points = (weight[..., None] * points).sum(0)
     forecast = points[:, :targets].mean()
     loss = forecast
     if settings.context_weight:

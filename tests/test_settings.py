@@ -31,6 +31,7 @@ def valid(draw: st.DrawFn) -> Settings:
     values |= {name: draw(share) for name in ("warmup", "average")}
     values["decay"] = draw(share) * (1.0 - values["warmup"])
     values |= {name: draw(size) for name in ("weight_decay", "context_weight", "parameter_weight")}
+    values["futures"] = draw(st.integers(0, 10**6))
     return Settings(**values, precision=draw(st.sampled_from(PRECISIONS)), seed=draw(st.integers(0, 2**32 - 1)))
 
 
@@ -71,6 +72,9 @@ def test_counts_are_positive_integers(name: str, value: object) -> None:
         ({"average": -1e-9}, "average"),
         ({"weight_decay": -0.01}, "weight_decay must be at least 0, got -0.01"),
         ({"context_weight": -1.0}, "context_weight"),
+        ({"futures": -1}, "futures must be an integer of at least 0, got -1"),
+        ({"futures": 2.0}, "futures"),
+        ({"futures": True}, "futures"),
         ({"parameter_weight": math.nan}, "parameter_weight"),
         (
             {"precision": "16-mixed"},

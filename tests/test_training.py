@@ -132,6 +132,7 @@ def in_a_process(
         ("m1", {}),
         ("m1", BOTH_EXTRAS),
         ("m1", {**BOTH_EXTRAS, "precision": "bf16-mixed"}),
+        ("m1", {**BOTH_EXTRAS, "futures": 3}),
         ("nsl", {"average": 0.5}),
         ("nslpfn", {"context_weight": 0.1, "shards": 1}),
     ],
