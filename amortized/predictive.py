@@ -22,7 +22,7 @@ NARROW = 1e-5  # sd of log y below which it is that of y over its level: the dif
 MOST_LOG = 700.0  # of log y in the curves that are drawn point after point: y and 1 / y are finite
 FEWEST_CURVES = 200  # drawn together at least, so that ranks carry the dependence between positions
 TOKENS = 200_000  # of a forward pass; more go through in parts
-FEW = 8  # contexts whose tensors are too small to be shared out among threads
+FEW = 128  # contexts that threads save little time on, and lose much where other work waits for the same cores
 ORDERED = 16  # positions that `sample` takes one after another; more are drawn given these
 
 
@@ -80,11 +80,11 @@ class Contexts:
         with one_thread(len(query) <= FEW):
             tokens = ask(described, query, self.model.law)
             prediction, _ = self.model.network(tokens)
-        loc, scale = placed(prediction, tokens)
-        loc = loc + scale * prediction.centre.double()
-        scale = scale * prediction.log_width.double().exp()
-        logits, tails = prediction.logits.double(), prediction.tails.double()
-        return BarDistribution(logits, self.model.network.edges, loc, scale, tails, validate_args=False)
+            loc, scale = placed(prediction, tokens)
+            loc = loc + scale * prediction.centre.double()
+            scale = scale * prediction.log_width.double().exp()
+            logits, tails = prediction.logits.double(), prediction.tails.double()
+            return BarDistribution(logits, self.model.network.edges, loc, scale, tails, validate_args=False)
 
     @torch.inference_mode()
     def summary(self) -> Tensor:
@@ -171,17 +171,20 @@ class AmortizedPredictive:
         """The distribution of v: of y itself only what lies above 0, where all observations are, if they are."""
         return bars if self._logarithmic or not self.model.positive else Positive(bars)
 
+    @one_thread()
     def cdf(self, x: Array, y: Array) -> Array:
         """P(Y <= y) at x, for y of shape (n,) or scalar; shape (n,)."""
         bars, (v, possible) = self._bars(x), self._value(y, x)
         return torch.where(possible, self._of_value(bars).cdf(v), 0.0)[0].cpu().numpy()
 
+    @one_thread()
     def log_density(self, x: Array, y: Array) -> Array:
         """log p(y | x, context) in nats per point, in the units of y as given; shape (n,)."""
         bars, (v, possible) = self._bars(x), self._value(y, x)
         found = self._of_value(bars).log_prob(v) - (v if self._logarithmic else 0.0) - math.log(self._frame.y_scale)
         return torch.where(possible, found, -torch.inf)[0].cpu().numpy()
 
+    @one_thread()
     def quantile(self, x: Array, levels: Array) -> Array:
         """Quantiles of y at the given levels in (0, 1); shape (len(levels), n)."""
         return self._quantiles(self._bars(x), torch.as_tensor(np.asarray(levels, dtype=float))[:, None, None])[:, 0]
@@ -204,6 +207,7 @@ class AmortizedPredictive:
         with np.errstate(over="ignore"):
             return self._moments(x)[1].numpy() * self._frame.y_scale
 
+    @one_thread()
     def _moments(self, x: Array) -> tuple[Tensor, Tensor]:
         """Mean and sd of y in coordinates; made once for the latest x, as both are mostly asked for."""
         bars = self._bars(x)
@@ -221,6 +225,7 @@ class AmortizedPredictive:
             self._latest_moments = bars, (mean.cpu(), sd.cpu())
         return self._latest_moments[1]
 
+    @one_thread()
     def replicate(self, x: Array, n: int, seed: int) -> Array:
         """n independent draws at each x, shape (n, n_x), not joined to curves."""
         uniform = np.random.default_rng(seed).uniform(size=(np.shape(x)[0], n)).T

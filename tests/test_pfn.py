@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from synthetic import power_law_curve
 
 import hybrid
 from hybrid.amortized import engine, predictive
+from hybrid.amortized.bar_distribution import BarDistribution
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.coordinates import to_value
 from hybrid.amortized.design import Design
@@ -371,6 +373,32 @@ def test_small_batches_run_on_one_thread_and_leave_the_number_as_it_was(monkeypa
         assert seen == [1, 2]
         with pytest.raises(KeyError), one_thread():
             raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("prior", ["m4", "nslpfn"])
+def test_what_is_asked_of_one_fit_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch, prior: str) -> None:
+    """On a busy machine two threads wait for one another, and forecasts took three times as long."""
+    seen: dict[str, int] = {}
+    for name in ("cdf", "icdf", "log_prob"):
+        original = getattr(BarDistribution, name)
+
+        def watched(self: BarDistribution, *args: Any, name: str = name, original: Any = original) -> Any:
+            seen[name] = max(torch.get_num_threads(), seen.get(name, 0))
+            return original(self, *args)
+
+        monkeypatch.setattr(BarDistribution, name, watched)
+    fit = hybrid.fit(power_law_curve(), prior, "pfn", horizon=200.0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fit.predict([150.0])
+        fit.prob_below([150.0], [0.5])
+        fit.log_density([150.0], [0.5])
+        fit.predictive.replicate(np.array([150.0]), 5, 0)
+        assert seen == dict.fromkeys(("cdf", "icdf", "log_prob"), 1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
