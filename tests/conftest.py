@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ LARGE = 2**31  # bytes that a process of the tests may hold
 
 # The weights that ship are tested, not those that whoever runs the tests has trained.
 os.environ["HYBRID_CHECKPOINTS"] = os.path.join(tempfile.gettempdir(), "no-checkpoints-here")  # noqa: PTH118
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so would all processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # As many processes as there are cores run the tests: threads of each would wait for those of the others, for minutes.
 if "PYTEST_XDIST_WORKER" in os.environ:
