@@ -19,7 +19,7 @@ from hybrid.amortized.design import Design
 from hybrid.amortized.model import AmortizedModel, build_model
 from hybrid.amortized.settings import Settings
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.models.files import cannot_write, replacing
+from hybrid.models.files import make_folder, replacing
 from hybrid.models.identity import is_same_law, law_values
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior, prior_names
@@ -40,10 +40,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     InvalidArgumentError
         If it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from None
+    make_folder(path.parent, path)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -162,13 +159,12 @@ class Origin:
         InvalidArgumentError
             If the networks differ in size, but for layers that are added.
         """
-        was, now = (settings.get for settings in (self.card.content["settings"], model.settings.to_dict()))
-        last = model.settings.layers - 1
-        added = model.settings.layers - Settings.from_dict(self.card.content["settings"]).layers
+        was, now = Settings.from_dict(self.card.content["settings"]).to_dict(), model.settings.to_dict()
+        last, added = now["layers"] - 1, now["layers"] - was["layers"]
         differing = [
-            f"{name} {was(name)} for {now(name)}"
+            f"{name} {was[name]} for {now[name]}"
             for name in SIZES
-            if was(name) != now(name) and not (name == "layers" and added > 0)
+            if was[name] != now[name] and not (name == "layers" and added > 0)
         ]
         if differing:
             raise InvalidArgumentError(

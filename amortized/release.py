@@ -154,7 +154,8 @@ def train_prior(
     InvalidArgumentError
         If a setting is unknown or outside what it may be, the prior's name is no file name, the folder cannot be written to or
         holds weights of another prior of that name, or what is no model card in the place of one, or another process trains
-        there, or the design has contexts of the best so far and the prior a parameter flow, whose likelihood they do not have.
+        there, or the design has contexts of the best so far and the prior a parameter flow, whose likelihood they do not have,
+        or there are futures and no such flow.
     TrainingError
         If the loss is no longer finite.
     EngineUnavailableError
@@ -166,12 +167,13 @@ def train_prior(
     check_names(changes)
     settings = dataclasses.replace(preset_settings(preset), **changes)
     design = design or design_for(prior)
-    if design.best_so_far and frame_prior(prior) is prior:  # then the head is a flow
+    has_flow = frame_prior(prior) is prior
+    if design.best_so_far and has_flow:
         raise InvalidArgumentError(
             "a design with best_so_far above 0 needs a prior without a parameter flow, such as 'nsl': the likelihood that "
             "weighs the flow's draws is of measurements as they are. Set best_so_far to 0"
         )
-    if settings.futures and frame_prior(prior) is not prior:
+    if settings.futures and not has_flow:
         raise InvalidArgumentError(
             f"futures above 0 need a prior with a parameter flow, such as 'bnsl', which {prior.name!r} has not: set it to 0"
         )
