@@ -451,11 +451,12 @@ def demo_command(out: Path, seed: int) -> None:
 
     The same as `hybrid compare example:cerebras_gpt_pile --holdout 2`, and the first fit and its plot are kept.
     """
+    from hybrid.models.files import make_folder
     from hybrid.models.registry import get_prior
     from hybrid.plotting import plot_compare
     from hybrid.published import load_example
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     curve = load_example(DEMO_EXAMPLE, holdout=DEMO_HOLDOUT)
     horizon = _horizon(curve, (), None)
     click.echo(f"{_describe(curve)}; horizon {_number(horizon)}, seed {seed}")
