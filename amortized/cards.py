@@ -237,7 +237,7 @@ def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) 
     InvalidArgumentError
         If `path` is not a path.
     """
-    known = cards() if path is None else (_named(path),)
+    known = cards() if path is None else (named_card(path),)
     for card in known:
         if card.is_about(prior):
             return card
@@ -253,13 +253,22 @@ def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) 
     raise EngineUnavailableError(f"{problem}; train them: {training_command(prior)}")
 
 
-def _named(path: str | os.PathLike[str]) -> Card:
+def named_card(path: str | os.PathLike[str], argument: str = "checkpoint") -> Card:
+    """The card at a path, or beside the weights there, that an argument of this name gave.
+
+    Raises
+    ------
+    FileFormatError
+        If there is no checkpoint.
+    InvalidArgumentError
+        If it is not a path.
+    """
     try:
         return read_card(Path(path))
     except FileFormatError:
         raise
     except (TypeError, ValueError):
-        raise InvalidArgumentError(f"checkpoint must be the path of a card or of weights, got {path!r}") from None
+        raise InvalidArgumentError(f"{argument} must be the path of a card or of weights, got {path!r}") from None
 
 
 def training_command(prior: AbstractPrior) -> str:

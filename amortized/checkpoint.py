@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hybrid.amortized.cards import FORMAT, Card, find_card, read_card, render
+from hybrid.amortized.cards import FORMAT, Card, find_card, named_card, read_card, render
 from hybrid.amortized.design import Design
 from hybrid.amortized.model import AmortizedModel, build_model
 from hybrid.amortized.settings import Settings
@@ -123,9 +123,16 @@ class Origin:
             If it is the name of a prior without weights.
         FileFormatError
             If card or weights are missing, damaged or foreign.
+        InvalidArgumentError
+            If it is not a path.
         """
-        name, card_path = os.fspath(path), Path(path).with_suffix(".json")
-        card = find_card(get_prior(name)) if name in prior_names() and not card_path.exists() else read_card(Path(path))
+        try:
+            is_name = os.fspath(path) in prior_names() and not Path(path).with_suffix(".json").exists()
+        except (TypeError, ValueError):
+            raise InvalidArgumentError(
+                f"origin must be the path of a card or of weights, or the name of a prior, got {path!r}"
+            ) from None
+        card = find_card(get_prior(str(path))) if is_name else named_card(path, "origin")
         return cls(card, _read_weights(card.weights, card.content["weights_sha256"]))
 
     @property

@@ -1,5 +1,6 @@
 """The amortized engine: from curves to predictive distributions by a trained network."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -24,7 +25,7 @@ from hybrid.amortized.typical import NAMED, WANDER, WIDTH
 from hybrid.models.checks import as_integer
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
-from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
+from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, OUTSIDE
 from hybrid.models.thresholds import MIN_TRAINED
@@ -332,10 +333,12 @@ def restore(prior: AbstractPrior, problem: Problem, info: Mapping[str, Any]) -> 
     """
     digest = info.get("weights_sha256")
     named = Path(str(info.get("checkpoint", "")))
-    for card in (*([read_card(named)] if named.is_file() else []), *cards()):
-        if card.content["weights_sha256"] == digest and card.fingerprint == prior.fingerprint:
-            model, _ = load_checkpoint(prior, card.path)
-            return AmortizedPredictive(stack([problem], model, torch.device("cpu")), problem.frame)
+    for path in (*([named] if named.is_file() else []), *(card.path for card in cards())):
+        with contextlib.suppress(FileFormatError):  # the same weights may lie elsewhere too
+            card = read_card(path)
+            if card.content["weights_sha256"] == digest and card.fingerprint == prior.fingerprint:
+                model, _ = load_checkpoint(prior, card.path)
+                return AmortizedPredictive(stack([problem], model, torch.device("cpu")), problem.frame)
     raise EngineUnavailableError(
         f"this fit was made by weights for {prior.name!r} that are not here (sha256 {str(digest)[:12]}...); its DataTree is "
         "complete, but for new forecasts fit again, or put the weights into $HYBRID_CHECKPOINTS"

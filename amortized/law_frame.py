@@ -57,9 +57,16 @@ class Search(NamedTuple):
     coarse_steps: int  #: of the best, to the merged points
     rounds: int  #: with all points; the groups are corrected at the beginning of each
     fine_steps: int  #: of each round
+    tokens: int = (
+        0  #: of a last round, where there are more points than the network's tokens: merging loses what tells of a break
+    )
 
 
-SEARCHES = {"quick": Search(8, 3, 4, 10, 3, 5), "thorough": Search(16, 4, 8, 15, 3, 8)}
+SEARCHES = {
+    "quick": Search(8, 3, 4, 10, 3, 5),
+    "thorough": Search(16, 4, 8, 15, 3, 8),
+    "fine": Search(16, 4, 8, 15, 3, 8, tokens=128),
+}
 
 
 class Data(NamedTuple):
@@ -86,7 +93,7 @@ class Modes(NamedTuple):
     log_sigma: Tensor  #: (B, M)
     log_sigma_sd: Tensor  #: (B, M)
     weight: Tensor  #: (B, M) by Laplace evidence; 0 where the second mode is the first again
-    data: Data  #: what the law was fitted to, merged such that the first mode's bend biases nothing
+    data: Data  #: what the law was fitted to, merged to the network's tokens such that the first mode's bend biases nothing
 
 
 class Conditional(NamedTuple):
@@ -149,7 +156,7 @@ class LawFrame(nn.Module):
     logarithmic
         Whether values are log y.
     search
-        "quick" or "thorough", which takes twice the time.
+        "quick", "thorough", which takes twice the time, or "fine", which merges fewer points in the end.
     """
 
     loc: Tensor
@@ -378,13 +385,19 @@ class LawFrame(nn.Module):
         points = Points(*(part.repeat(MODES, 1) for part in (xi.exp(), v, mask)))
         plain, fine = Data(groups, frame, v.new_zeros(batch)).repeat(MODES), self.search.fine_steps
         found, data = self._refined(starts.flatten(0, 1), points, plain, (fine,) * self.search.rounds)
+        whole = plain
+        if groups.number.shape[1] < min(v.shape[1], self.search.tokens):
+            whole = Data(group(xi, v, mask, self.search.tokens), frame, v.new_zeros(batch)).repeat(MODES)
+            found, data = self._refined(found.s, points, whole, (fine,))
         root, eye = _root(found.gram)
         half = torch.linalg.solve_triangular(root, found.slope[..., None], upper=False)
         late = (0.5 * half.square().sum((1, 2)) > UNSETTLED).nonzero()[:, 0]
         if len(late):  # a narrow valley that bends, as where there is next to no noise
-            end, merged = self._refined(found.s[late], rows_of(points, late), plain.take(late), (PATIENCE, fine, fine))
+            end, merged = self._refined(found.s[late], rows_of(points, late), whole.take(late), (PATIENCE, fine, fine))
             found, data = found.put(late, end), with_rows(data, late, merged)
             root, eye = _root(found.gram)
+        if whole is not plain:
+            data = self._merged(found.s, points, plain)
         spread = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False).mT
         # The data fix d - tr(C) of the parameters: sigma has that many fewer residuals to be told by.
         count = mask.sum(1).to(v.dtype).repeat(MODES)

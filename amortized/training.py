@@ -100,7 +100,8 @@ def curve_loss(
     weight = y.new_ones(1, len(y))
     y = y[None]
     if settings.futures and isinstance(model.head, FlowHead):
-        found, weight = futures(model.head, curves, summary.flatten(1).float(), described, settings.futures, generator)
+        with torch.autocast(y.device.type, enabled=False):
+            found, weight = futures(model.head, curves, summary.flatten(1).float(), described, settings.futures, generator)
         y = torch.cat([found, y[..., targets:].expand(len(found), -1, -1)], -1)
     points = prediction_loss(prediction, model.network.edges, tokens, to_value(y, model.logarithmic))
     points = (weight[..., None] * points).sum(0)
@@ -141,6 +142,10 @@ def make_optimizers(model: AmortizedModel, settings: Settings) -> list[torch.opt
     ]
 
 
+class _UnstableError(Exception):
+    """Torch found what is not finite on the way to the loss."""
+
+
 class _Objective(nn.Module):
     """The loss as a module that Fabric can wrap. It draws the curves itself: tensors passed to it would lose their 64 bits."""
 
@@ -150,7 +155,10 @@ class _Objective(nn.Module):
 
     def forward(self, positions: Callable[[], DesignBatch], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         curves = draw_curves(self.model.prior, positions(), generator, torch.float64)
-        return curve_loss(self.model, curves, self.settings, generator)
+        try:
+            return curve_loss(self.model, curves, self.settings, generator)
+        except ValueError as error:  # of a distribution whose parameters are not finite
+            raise _UnstableError(str(error).splitlines()[0]) from error
 
 
 def _processes(devices: int) -> tuple[int, int]:
@@ -260,8 +268,8 @@ def train(
                 with fabric.no_backward_sync(objective, enabled=i != mine[-1]):
                     try:
                         loss, forecast = objective(functools.partial(positions.__getitem__, i), generator)
-                    except ValueError as error:  # of a distribution whose parameters are not finite
-                        raise TrainingError(f"{UNSTABLE.format(step)} ({str(error).splitlines()[0]})") from error
+                    except _UnstableError as error:
+                        raise TrainingError(f"{UNSTABLE.format(step)} ({error})") from error
                     fabric.backward(loss / len(mine))
                 total += float(forecast) / len(mine)
             gradient = nn.utils.clip_grad_norm_(objective.parameters(), settings.clip)

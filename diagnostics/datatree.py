@@ -79,9 +79,9 @@ def _sampled(
     if not result.draws:
         return groups
     classes = _dataset(result.draws, SAMPLE)
-    for p in prior.parameters:
-        if p.name in classes:
-            classes[p.name].attrs["meaning"] = p.meaning
+    for name, meaning in {**prior.class_meanings, **{p.name: p.meaning for p in prior.parameters}}.items():
+        if name in classes:
+            classes[name].attrs["meaning"] = meaning
     return {**groups, "posterior": classes}
 
 

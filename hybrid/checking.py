@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybrid.amortized.importance import FEWEST as FEWEST_WEIGHTS
-from hybrid.amortized.importance import vanishes
+from hybrid.amortized.importance import TRUSTED_K, vanishes
 from hybrid.curve import MIN_POINTS
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.coordinates import get_coordinates
@@ -35,6 +35,17 @@ MAX_MCSE = 0.05  # of the mean, in posterior sds: that of 400 independent draws
 MIN_BFMI = 0.3
 FEWEST_DRAWS = 100  # that k-hat is told by
 PRIOR_CURVES = 1000
+LOO_DOUBT = (
+    "k-hat is .7 or more at x = {}: the draws cannot tell what the others say of these points, and their elpd and PIT may be "
+    "far off; engine='pfn' leaves points out by asking again"
+)
+
+
+def _require_fit(fit: Fit) -> None:
+    from hybrid.result import Fit
+
+    if not isinstance(fit, Fit):
+        raise InvalidArgumentError(f"this checks a fit by hybrid.fit, got {type(fit).__name__}")
 
 
 def health(fit: Fit) -> pd.DataFrame:
@@ -62,6 +73,7 @@ def health(fit: Fit) -> pd.DataFrame:
     """
     import pandas as pd
 
+    _require_fit(fit)
     if fit.engine == "least_squares":
         raise InvalidArgumentError("a point estimate has no draws to check: fit with engine='nuts' or 'pfn'")
     rows = _amortized_health(fit) if fit.engine == "pfn" else _chain_health(fit)
@@ -149,8 +161,8 @@ def loo(fit: Fit) -> pd.DataFrame:
     pandas.DataFrame
         One row per point, indexed by x: `y`; `elpd`, its log density given the others, nats in the units of y; `pit`,
         P(Y <= y);
-        `k_hat`, the Pareto shape of the weights, NaN where nothing was weighted; weights with .7 or more cannot be trusted,
-        and the elpd of a point that far from the others may be off by a nat before that. By a network
+        `k_hat`, the Pareto shape of the weights, NaN where nothing was weighted; weights with .7 or more cannot be trusted, of
+        which a warning tells, and the elpd of a point that far from the others may be off by a nat before that. By a network
         that was not trained on targets before the first x the first point is NaN. Compare models by the sum of `elpd` over the
         same points, by one engine and one kind of forecast: the two ways differ by more than models do on short curves.
 
@@ -161,6 +173,7 @@ def loo(fit: Fit) -> pd.DataFrame:
     """
     import pandas as pd
 
+    _require_fit(fit)
     curve = fit.curve
     if fit.engine == "least_squares":
         raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
@@ -170,6 +183,9 @@ def loo(fit: Fit) -> pd.DataFrame:
             f"leaving one out needs at least {MIN_POINTS} different x without any one point, and the curve has {count.size} x"
         )
     found = _smoothed_loo(fit) if fit.by_draws else _exact_loo(fit)
+    doubtful = curve.x[found["k_hat"] >= TRUSTED_K]
+    if doubtful.size:
+        warnings.warn(LOO_DOUBT.format(", ".join(f"{x:.6g}" for x in doubtful)), stacklevel=2)
     return pd.DataFrame({"y": curve.y, **found}, index=pd.Index(curve.x, name=curve.x_label))
 
 
@@ -253,10 +269,11 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
     InvalidArgumentError
         If the fit has no draws of all parameters, or fewer than 25.
     """
+    _require_fit(fit)
     if "log_prior" not in fit.data.children or fit.engine == "least_squares":
         raise InvalidArgumentError(
-            f"engine {fit.engine!r} gives no draws of all parameters of {fit.prior.name!r}: fit with engine='nuts', or a prior "
-            "whose parameters are continuous"
+            f"engine {fit.engine!r} gives no draws of all parameters of {fit.prior.name!r}: fit a prior whose parameters are "
+            "continuous with engine='nuts' or 'pfn'"
         )
     _enough_draws(fit)
     names = [p.name for p in fit.prior.parameters]

@@ -395,8 +395,16 @@ def train_command(
     design = design_for(chosen) if design_file is None else _read_design(design_file)
     if interpolated is not None:
         design = dataclasses.replace(design, interpolated=interpolated)
-    stood = (weights_folder(out) / f"{chosen.name}.safetensors").exists()
-    card = train_prior(chosen, preset, out, design, device, devices, origin=origin, **changes)
+    folder = weights_folder(out)
+    stood = (folder / f"{chosen.name}.safetensors").exists()
+    try:
+        card = train_prior(chosen, preset, out, design, device, devices, origin=origin, **changes)
+    except KeyboardInterrupt:
+        if (folder / f"{chosen.name}.training").exists():
+            click.echo(
+                f"\ninterrupted; {folder / chosen.name}.training is kept, and the same command goes on from there", err=True
+            )
+        raise
     if card is not None:
         click.echo(f"wrote {card.weights} and {card.path.name}")
         if stood:

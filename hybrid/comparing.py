@@ -142,7 +142,7 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
     second
         The other.
     x
-        Where to compare forecasts; None takes 1, 1.5, 2, 3, 5, 10 ... times the last context x, and the horizon.
+        Where to compare forecasts, once each; None takes 1, 1.5, 2, 3, 5, 10 ... times the last context x, and the horizon.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
     if x is None:
         last = float(first.curve.x[-1])
         x = [last * step for step in STEPS if last * step < first.horizon * (1 - 1e-9)] + [first.horizon]
-    return Agreement(first, second, first.positions(x, "x"))
+    return Agreement(first, second, np.unique(first.positions(x, "x")))
 
 
 def verdicts(fits: Sequence[Fit], x: Array | None = None) -> list[Agreement]:

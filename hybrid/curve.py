@@ -133,4 +133,10 @@ class Curve:
         x_target, y_target = self.x[kept:], self.y[kept:]
         if self.x_target is not None:
             x_target, y_target = np.append(x_target, self.x_target), np.append(y_target, self.y_target)
+        distinct = np.unique(self.x[:kept]).size
+        if distinct < MIN_POINTS:
+            raise InvalidCurveError(
+                f"holding out {points} of {self.x.size} points leaves {distinct} distinct x, and a curve needs {MIN_POINTS}: "
+                "hold out fewer"
+            )
         return dataclasses.replace(self, x=self.x[:kept], y=self.y[:kept], x_target=x_target, y_target=y_target)

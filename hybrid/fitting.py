@@ -20,6 +20,7 @@ from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, InvalidCurveError, UnknownNameError
 from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import PRIORS, get_prior
+from hybrid.models.requirements import without_curve
 from hybrid.result import Fit, frame_of
 
 if TYPE_CHECKING:
@@ -235,7 +236,16 @@ def fit_many(
     problems = [Problem(frame.x_to(c.x), c.y / frame.y_scale, frame) for c, frame in zip(curves, frames, strict=True)]
     if engine == "auto":
         return _fit_auto(curves, prior, problems, scales, seed, progress, options)
-    results = _runner(engine, options)(prior, problems, seed, progress, **options)
+    run = _runner(engine, options)
+    try:
+        results = run(prior, problems, seed, progress, **options)
+    except TypeError as error:  # of JAX, which follows a law with abstract values
+        if not (type(error).__module__.startswith("jax") and isinstance(prior, Prior) and prior.law.is_own):
+            raise
+        raise InvalidArgumentError(
+            f"law {prior.law.name!r} cannot be compiled: write `mean` with the functions of xp, such as xp.exp and xp.where, "
+            f"in place of NumPy's, of math's, and of if ({str(error).splitlines()[0]})"
+        ) from error
     return _as_fits(curves, prior, engine, scales, seed, results)
 
 
@@ -248,6 +258,11 @@ def _as_fits(
     results: Sequence[EngineResult],
 ) -> list[Fit]:
     versions = versions_of(engine)
+    if engine != "pfn" and curves:
+        frame = frame_of(prior, curves[0], *scales[0])
+        doubt = without_curve(prior, frame.x_to(curves[0].x), frame, seed)
+        if doubt:
+            results = [dataclasses.replace(r, status="needs_review", reasons=(*r.reasons, *doubt)) for r in results]
     return [
         Fit(curve, prior, engine, *each, seed, result, versions)
         for curve, each, result in zip(curves, scales, results, strict=True)

@@ -81,7 +81,8 @@ def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[Row]]:
         raise FileFormatError(f"{path} names a column twice in its header: {', '.join(columns)}")
     for line, row in rows[1:]:
         if len(row) != len(columns):
-            raise FileFormatError(f"{path}, line {line}: {len(row)} cells, but the header has {len(columns)}")
+            commas = "; separate columns by commas and write decimals with points" if len(columns) == 1 else ""
+            raise FileFormatError(f"{path}, line {line}: {len(row)} cells, but the header has {len(columns)}{commas}")
     return columns, [(line, dict(zip(columns, row, strict=True))) for line, row in rows[1:]]
 
 
@@ -166,6 +167,8 @@ def read_csv(path: str | os.PathLike[str], x: str = "x", y: str = "y", curve: st
     """
     columns, rows = read_table(path)
     _require(path, columns, (x, y))
+    if x == y:
+        raise FileFormatError(f"x and y are both column {x!r} of {path}: name two of {', '.join(columns)}")
     if "curve" not in columns:
         if curve is not None:
             raise FileFormatError(f"{path} has no column 'curve' to look {curve!r} up in; it has {', '.join(columns)}")
@@ -176,7 +179,7 @@ def read_csv(path: str | os.PathLike[str], x: str = "x", y: str = "y", curve: st
     else:
         chosen = [key for key in groups if key == curve] or [k for k, g in groups.items() if g[0][1]["curve"].strip() == curve]
     if len(chosen) != 1:
-        problem = "has several curves: choose one with curve=..." if len(chosen) > 1 else f"has no curve {curve!r}"
+        problem = "has several curves: choose one with curve=... (--curve)" if len(chosen) > 1 else f"has no curve {curve!r}"
         raise InvalidCurveError(f"{path} {problem}; there are {_some(chosen or list(groups))}")
     return _curve(path, groups[chosen[0]], x, y, chosen[0])
 

@@ -133,7 +133,11 @@ FIT_CELLS: tuple[Cell, ...] = (
         "code",
         "shown(lambda: hybrid.plot_checks(fit))",
     ),
-    ("markdown", "## Leave-one-out\n\nlog density of each point given the others, PIT, and k-hat."),
+    (
+        "markdown",
+        "## Leave-one-out\n\nlog density of each point given the others, PIT, and k-hat; where that is .7 or more neither can "
+        "be trusted.",
+    ),
     (
         "code",
         "shown(lambda: hybrid.loo(fit).rename_axis(as_html(fit.curve.x_label)).style.format(precision=3)\n"

@@ -40,7 +40,7 @@ def _checked(family: str, name: str, value: Any) -> float | tuple[float, ...]:
         return probs
     try:
         number = float(value) + 0.0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidArgumentError(f"{family}: {name} must be a number, got {value!r}") from None
     if not math.isfinite(number) or (name in _POSITIVE and number <= 0):
         kind = "a positive finite number" if name in _POSITIVE else "a finite number"

@@ -28,7 +28,8 @@ from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.law import Law
 from hybrid.models.namespace import get_namespace
-from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand, require_continuous
+from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand
+from hybrid.models.requirements import require_continuous
 
 Array = Any
 
@@ -328,8 +329,8 @@ def run_least_squares(
     Raises
     ------
     EngineUnavailableError
-        If the prior has no density or has discrete parameters, or its law has drift, which nothing but its distribution keeps
-        small.
+        If the prior has no density or has discrete parameters, its noise has more parameters than sigma, or its law has drift,
+        which nothing but its distribution keeps small.
     InvalidArgumentError
         If an option is out of range or some y is not positive and finite.
     """
@@ -338,6 +339,11 @@ def run_least_squares(
         raise EngineUnavailableError(
             f"least squares knows no distribution that keeps the drift of prior {prior.name!r} small, and would follow the "
             "noise: use engine='nuts', or the prior without drift"
+        )
+    if prior.noise.parameters != ("sigma",):
+        raise EngineUnavailableError(
+            f"least squares finds the sd of the residuals, and nothing else of the noise {prior.noise.name!r} of prior "
+            f"{prior.name!r}: use engine='nuts', or the prior with another noise"
         )
     starts = None if starts is None else as_integer(starts, "starts", 1, CANDIDATES)
     max_steps = as_integer(max_steps, "max_steps", 1, MOST_STEPS)

@@ -16,6 +16,12 @@ _LOG_SQRT_2PI = 0.9189385332046727
 MOST_TAPER = 5.0  # of the log of the factor by which a level changes the noise
 
 
+def _from_zero(y: Array, f: Array, cdf: Array) -> Array:
+    """P(Y <= y | f) of a Y that is never negative, from its cdf for y > 0: with certainty 0 where f has underflowed to 0."""
+    nothing = (np.asarray(y) <= 0) & (np.asarray(f) >= 0)  # neither is NaN
+    return np.where(nothing, np.where((np.asarray(y) == 0) & (np.asarray(f) == 0), 1.0, 0.0), cdf)
+
+
 class Noise(abc.ABC):
     """Independent noise around the noise-free curve f > 0, with scale parameter `sigma`.
 
@@ -75,8 +81,9 @@ class LogNormalNoise(Noise):
         return np.where(np.asarray(y) > 0, -0.5 * z * z - np.log(sigma) - np.log(positive) - _LOG_SQRT_2PI, -np.inf)
 
     def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
-        with np.errstate(divide="ignore"):
-            return special.ndtr((np.log(np.maximum(y, 0.0)) - np.log(f)) / theta["sigma"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = special.ndtr((np.log(np.maximum(y, 0.0)) - np.log(f)) / theta["sigma"])
+        return _from_zero(y, f, found)
 
     def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
         return f * np.exp(theta["sigma"] * special.ndtri(p))
@@ -130,9 +137,9 @@ class ContaminatedLogNormalNoise(Noise):
         return np.where(np.asarray(y) > 0, inside - np.log(scale) - np.log(positive) - _LOG_SQRT_2PI, -np.inf)
 
     def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             z = (np.log(np.maximum(y, 0.0)) - np.log(f)) / self._scale(np, f, theta)
-        return self._standard_cdf(z, theta["outliers"])
+        return _from_zero(y, f, self._standard_cdf(z, theta["outliers"]))
 
     def _standard_cdf(self, z: Array, share: Array) -> Array:
         return (1.0 - share) * special.ndtr(z) + share * special.ndtr(z / self.spread)

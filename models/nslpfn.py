@@ -7,6 +7,7 @@ draws are vectorised over curves in NumPy; M4 is solved and then rounded to the 
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ class NslPfn(AbstractPrior):
 
     name = "nslpfn"
     coordinates = "unit"
+    class_meanings = MappingProxyType({"family": "0 Down, 1 Down-Down, 2 Down-Up-Down"})
 
     def __init__(self, sigma: Distribution | None = None) -> None:
         self._sigma = sigma or Distribution("LogNormal", loc=-4.0, scale=1.0)
@@ -120,6 +122,9 @@ class NslPfn(AbstractPrior):
 
     def __hash__(self) -> int:
         return hash(self.to_json())
+
+    def __repr__(self) -> str:
+        return f"NslPfn(sigma={self._sigma!r}, fingerprint={self.fingerprint!r})"
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

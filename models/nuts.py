@@ -30,7 +30,8 @@ from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.namespace import get_namespace
 from hybrid.models.parallel import run_tasks
-from hybrid.models.prior import AbstractPrior, Prior, double_precision, require_continuous
+from hybrid.models.prior import AbstractPrior, Prior, double_precision
+from hybrid.models.requirements import require_continuous
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, follow_probability
 from hybrid.models.tempered_smc import tempered_smc
 from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS, MIN_FOLLOW

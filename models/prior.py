@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import xarray as xr
 
 from hybrid.models.coordinates import Frame, as_floating, cast_frame, get_coordinates
 from hybrid.models.distributions import Distribution
-from hybrid.models.errors import EngineUnavailableError, FileFormatError, HybridError, InvalidArgumentError
+from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
 from hybrid.models.law import Law, Theta
 from hybrid.models.namespace import get_namespace, namespace_of
 from hybrid.models.noise import get_noise
@@ -33,11 +34,23 @@ FEWEST_DRAWN, SURPLUS, MAX_ATTEMPTS = 256, 4, 1000  # where a law admits only so
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One parameter of a prior: its name, its distribution, and in a few words what it means."""
+    """One parameter of a prior: its name, its distribution, and in a few words what it means.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the name is not text, or empty, or the distribution is none.
+    """
 
     name: str
     distribution: Distribution
     meaning: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise InvalidArgumentError(f"the name of a parameter must be text, got {self.name!r}")
+        if not isinstance(self.distribution, Distribution):
+            raise InvalidArgumentError(f"parameter {self.name!r} needs a hybrid.Distribution, got {self.distribution!r}")
 
 
 @contextlib.contextmanager
@@ -53,6 +66,7 @@ class AbstractPrior(abc.ABC):
 
     name: str
     coordinates: str
+    class_meanings: Mapping[str, str] = MappingProxyType({"breaks": "number of breaks"})  #: beside the parameters' own
 
     @property
     @abc.abstractmethod
@@ -165,8 +179,8 @@ class Prior(AbstractPrior):
     Raises
     ------
     InvalidArgumentError
-        If parameter names repeat, the noise scale is missing or may be negative, a parameter that the law reads is missing,
-        or a law of your own has the name of one that ships.
+        If parameter names repeat, the noise scale is missing or may be negative, a parameter that the law reads, or calls
+        nearly linear, is missing, or a law of your own has the name of one that ships.
 
     Examples
     --------
@@ -187,6 +201,10 @@ class Prior(AbstractPrior):
         self.name = name
         self.law = law
         self._parameters = tuple(parameters)
+        if any(not isinstance(p, Parameter) for p in self._parameters):
+            raise InvalidArgumentError(
+                f"prior {name!r}: give its parameters as a list of hybrid.Parameter, got {parameters!r:.80}"
+            )
         self.noise = get_noise(noise)
         self.coordinates = get_coordinates(coordinates).name
         if not isinstance(law, Law) or not isinstance(getattr(law, "name", None), str):
@@ -209,6 +227,10 @@ class Prior(AbstractPrior):
             shipped = importlib.import_module("hybrid.models.registry").law_names()
             if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
                 raise InvalidArgumentError(f"a law called {law.name!r} ships with Hybrid: give yours another `name`")
+        if not isinstance(law.nearly_linear, (tuple, list)) or any(n not in names for n in law.nearly_linear):
+            raise InvalidArgumentError(
+                f"law {law.name!r}: nearly_linear must be a tuple of parameters of prior {name!r}, got {law.nearly_linear!r}"
+            )
         absent = self.missing
         if absent:
             raise InvalidArgumentError(f"law {law.name!r} has a parameter {absent!r}, and prior {name!r} none of that name")
@@ -353,6 +375,8 @@ class Prior(AbstractPrior):
         for key, change in changes.items():
             if key not in known:
                 raise InvalidArgumentError(f"prior {self.name!r} has no parameter {key!r}; it has {', '.join(known)}")
+            if isinstance(change, Mapping) and "family" in change:
+                raise InvalidArgumentError(f"{key}: give a hybrid.Distribution to change the family")
             if isinstance(change, Mapping):
                 change = known[key].distribution.replace(**{str(name): value for name, value in change.items()})
             if not isinstance(change, Distribution):
@@ -467,30 +491,3 @@ class Prior(AbstractPrior):
             attempt += 1
         xp = namespace_of(parts[0]["sigma"])
         return {name: xp.concat([part[name] for part in parts]) for name in parts[0]}
-
-
-def require_continuous(prior: AbstractPrior, engine: str) -> Prior:
-    """The prior itself, if it has a density and only continuous parameters.
-
-    Raises
-    ------
-    EngineUnavailableError
-        Otherwise; the message says what to use instead.
-    """
-    if not isinstance(prior, Prior):
-        raise EngineUnavailableError(
-            f"engine {engine!r} needs a density over continuous parameters, but prior {prior.name!r} can only be "
-            "simulated; use engine='pfn', or a prior with a density such as 'm4' or 'bnsl'"
-        )
-    if prior.law.constrained:
-        raise EngineUnavailableError(
-            f"engine {engine!r} needs a density without gaps, but prior {prior.name!r} admits only some parameters; use "
-            "engine='pfn', or prior 'm4' or 'bnsl'"
-        )
-    if not prior.is_continuous:
-        discrete = ", ".join(p.name for p in prior.parameters if p.distribution.is_discrete)
-        raise EngineUnavailableError(
-            f"engine {engine!r} needs continuous parameters, but prior {prior.name!r} has discrete ones ({discrete}); use "
-            "engine='pfn', or prior 'm4' or 'bnsl'"
-        )
-    return prior

@@ -25,6 +25,12 @@ def context(drawn: DesignBatch, row: int) -> Tensor:
     return drawn.x_context[row][drawn.mask[row]]
 
 
+def test_over_more_decades_than_a_float_has_digits_x_stays_positive() -> None:
+    drawn = draw(only("linear", decades=(17.0, 17.0)), 20)
+    assert float(drawn.x_context.min()) == pytest.approx(1e-17, rel=1e-6)
+    assert float(drawn.x_target.min()) > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_positions_keep_what_the_design_declares(dtype: torch.dtype) -> None:
     design = Design()

@@ -8,6 +8,7 @@ import torch
 from checkpoints import SETTINGS
 from torch import Tensor
 
+from hybrid.amortized import release, training
 from hybrid.amortized.coordinates import Described, ask, describe
 from hybrid.amortized.design import Design
 from hybrid.amortized.futures import futures
@@ -123,6 +124,24 @@ def test_a_mask_leaves_points_out_of_the_joint_density() -> None:
         x, y = curves.x_context[i, :size], curves.y_context[i, :size]
         alone = head_of(model).log_joint({k: v[:, i] for k, v in theta.items()}, x, y, frame)
         torch.testing.assert_close(found[:, i], alone)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_proposals_are_made_in_single_precision(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half precision a proposal of a bounded parameter may round to its bound."""
+    seen = []
+
+    def spied(*arguments: Any) -> tuple[Tensor, Tensor]:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return futures(*arguments)
+
+    monkeypatch.setattr(training, "futures", spied)
+    monkeypatch.setattr(release, "EVALUATED", 256)
+    sizes = {"layers": 1, "width": 32, "inner": 32, "hidden": 16, "transforms": 1, "bins": 20, "batch": 16}
+    options: dict[str, Any] = {**sizes, "steps": 3, "futures": 4, "precision": precision}
+    assert train_prior("bnsl", "small", tmp_path, DESIGN, device="cpu", progress=False, **options) is not None
+    assert seen
+    assert not any(seen)
 
 
 def test_a_prior_without_a_flow_is_refused(tmp_path: Path) -> None:

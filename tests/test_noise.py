@@ -99,3 +99,13 @@ def test_found_by_name(noise: Noise) -> None:
     assert get_noise(noise.name) is noise
     with pytest.raises(UnknownNameError, match=noise.name):
         get_noise("poisson")
+
+
+def test_a_curve_that_underflows_to_0_stays_there(noise: Noise) -> None:
+    if not noise.multiplicative:
+        pytest.skip("its noise does not shrink with the curve")
+    theta = {"sigma": 0.1, "noise_slope": 0.3, "outliers": 0.1}
+    y = np.array([-np.inf, -1.0, 0.0, 1e-300, 1.0])
+    np.testing.assert_array_equal(noise.cdf(y, np.array(0.0), theta), [0.0, 0.0, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(noise.cdf(y[:3], np.array(1.0), theta), [0.0, 0.0, 0.0])
+    assert np.isnan(noise.cdf(np.array([np.nan]), np.array(1.0), theta)).all()

@@ -156,3 +156,10 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     )
     assert result.exit_code == 2
     assert "no model card" in result.output
+
+
+@pytest.mark.parametrize("origin", ["", ".", "/", 5, b"m2"])
+def test_what_is_no_path_is_refused(origin: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="origin must be the path"):
+        hybrid.train("m2", out=tmp_path, origin=origin, steps=1, progress=False)
+    assert list(tmp_path.iterdir()) == []

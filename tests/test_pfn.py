@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from synthetic import power_law_curve
 import hybrid
 from hybrid.amortized import engine, predictive
 from hybrid.amortized.bar_distribution import BarDistribution
+from hybrid.amortized.cards import find_card
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.coordinates import to_value
 from hybrid.amortized.design import Design
@@ -206,6 +208,24 @@ def test_a_saved_fit_whose_weights_are_gone(fits: dict[str, Fit], tmp_path: Path
     assert again.data["posterior"].sizes["draw"] == 2000
     with pytest.raises(EngineUnavailableError, match="weights for 'm4' that are not here"):
         again.predict(300.0)
+
+
+@pytest.mark.parametrize("damage", ["no weights", "another card", "nothing"])
+def test_a_saved_fit_finds_the_same_weights_elsewhere(damage: str, fits: dict[str, Fit], tmp_path: Path) -> None:
+    """Those of the copy that made it are gone, the same ones ship."""
+    shipped = find_card(get_prior("m4")).path
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(shipped.with_suffix(suffix), tmp_path / f"copy{suffix}")
+    fit = hybrid.fit(fits["m4"].curve, "m4", "pfn", checkpoint=tmp_path / "copy.json")
+    fit.save(tmp_path / "fit.nc")
+    if damage == "another card":
+        (tmp_path / "copy.json").write_text("{}", encoding="utf-8")
+    else:
+        (tmp_path / "copy.safetensors").unlink()
+        if damage == "nothing":
+            (tmp_path / "copy.json").unlink()
+    again = hybrid.load_fit(tmp_path / "fit.nc").predict(300.0)
+    np.testing.assert_allclose(again["quantiles"], fit.predict(300.0)["quantiles"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,7 @@ def test_the_same_command_resumes_after_an_interruption(tmp_path: Path, out: Pat
             result = call(tmp_path, "--prior", "m1", "--out", out)
         assert result.exit_code == 1
         assert "Aborted!" in result.stderr
+        assert f"{out / 'm1'}.training is kept, and the same command goes on from there" in result.stderr
         assert [p.name for p in out.iterdir()] == ["m1.training"]
     refused = call(tmp_path, "--prior", "m1", "--out", out, seed=1)
     check_refused(refused, str(out / "m1.training"), "another prior, other settings or another design", "delete it")
@@ -391,3 +392,10 @@ def test_the_card_says_what_trains_the_same_again(
     prior: AbstractPrior, design: Design, changes: dict[str, Any], expected: str
 ) -> None:
     assert training_of(prior, "small", changes, design) == expected
+
+
+def test_an_error_in_drawing_curves_is_what_it_is(tmp_path: Path) -> None:
+    """Not a loss that is no number: no other learning rate would help."""
+    before = dataclasses.replace(DESIGN, before=0.5)
+    with pytest.raises(InvalidArgumentError, match="set before to 0"):
+        hybrid.train("nslpfn", out=tmp_path, design=before, steps=1, batch=8, progress=False)

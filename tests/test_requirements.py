@@ -1,0 +1,143 @@
+"""What is asked of a prior, a law or a fit before the work: one clear error, or a reason against the fit, never silence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hybrid
+from hybrid import checking
+from hybrid.models.distributions import Distribution
+from hybrid.models.engine import Problem
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, InvalidCurveError
+from hybrid.models.least_squares import run_least_squares
+from hybrid.models.prior import Prior
+from hybrid.models.registry import get_prior
+
+CURVE = hybrid.Curve([1.0, 3.0, 10.0, 30.0, 100.0], [1.0, 0.8, 0.67, 0.6, 0.57])
+LEVEL = hybrid.Parameter("level", Distribution("LogNormal", loc=0.0, scale=0.3))
+SIGMA = hybrid.Parameter("sigma", Distribution("LogNormal", loc=-4.0, scale=1.0))
+
+
+class Falling(hybrid.Law):
+    """A level times a power of x; subclasses do something wrong."""
+
+    name = "falling"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return theta["level"] * xp.exp(-0.2 * xp.log(x))
+
+
+class ByNumpy(Falling):
+    name = "by_numpy"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return theta["level"] * np.exp(-0.2 * np.log(x))
+
+
+class Branching(Falling):
+    name = "branching"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return super().mean(xp, x, theta, frame) if theta["level"].max() > 0 else x
+
+
+def prior_of(law: hybrid.Law) -> Prior:
+    return Prior(law.name, law, [LEVEL, SIGMA])
+
+
+@pytest.mark.parametrize("law", [ByNumpy(), Branching()])
+def test_a_law_that_jax_cannot_follow_is_told_to_use_xp(law: hybrid.Law) -> None:
+    with pytest.raises(InvalidArgumentError, match="functions of xp"):
+        hybrid.fit(CURVE, prior_of(law), "least_squares", progress=False)
+
+
+@pytest.mark.parametrize("named", ["level", ("levle",), ("level", "sigma", "x"), None, 3])
+def test_nearly_linear_parameters_are_the_prior_s_own(named: Any) -> None:
+    law = Falling()
+    law.nearly_linear = named
+    with pytest.raises(InvalidArgumentError, match="nearly_linear must be a tuple of parameters of prior 'falling'"):
+        prior_of(law)
+    law.nearly_linear = ("level",)
+    assert prior_of(law).law is law
+
+
+@pytest.mark.parametrize(
+    ("change", "share"),
+    [({"y_ratio": {"low": -1.0}}, 0.51), ({"y_ratio": {"high": 2.0}}, 0.31), ({"floor": {"high": 1.5}}, 0.34)],
+)
+def test_a_prior_without_a_curve_for_many_draws_needs_review(change: dict[str, Any], share: float) -> None:
+    prior = get_prior("m4").replace(**change)
+    fit = hybrid.fit(CURVE, prior, "least_squares", progress=False)
+    assert fit.status == "needs_review"
+    (reason,) = (r for r in fit.reasons if "have no curve at the observed x" in r)
+    assert abs(float(reason.split("%")[0]) / 100 - share) < 0.05
+    for whole in (get_prior("m4"), get_prior("m4").replace(sigma={"loc": -5.0})):
+        reasons = hybrid.fit(CURVE, whole, "least_squares", progress=False).reasons
+        assert not any("have no curve" in r for r in reasons)
+
+
+def test_least_squares_refuses_noise_that_it_cannot_find() -> None:
+    prior = Prior("outliers", Falling(), [LEVEL, SIGMA, *outliers()], noise="contaminated_lognormal")
+    frame = hybrid.fit(CURVE, prior_of(Falling()), "least_squares", progress=False).frame
+    problem = Problem(frame.x_to(CURVE.x), CURVE.y / frame.y_scale, frame)
+    with pytest.raises(EngineUnavailableError, match=r"contaminated_lognormal.*use engine='nuts'"):
+        run_least_squares(prior, [problem])
+
+
+def outliers() -> tuple[hybrid.Parameter, hybrid.Parameter]:
+    slope = hybrid.Parameter("noise_slope", Distribution("Normal", loc=0.0, scale=0.3))
+    return slope, hybrid.Parameter("outliers", Distribution("Beta", concentration1=1.0, concentration0=9.0))
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (lambda: get_prior("m4").replace(sigma={"family": "Normal"}), "to change the family"),
+        (lambda: get_prior("m4").replace(sigma={"loc": 10**400}), "must be a number"),
+        (lambda: Prior("p", Falling(), {"level": LEVEL}), "list of hybrid.Parameter"),  # type: ignore[arg-type]
+        (lambda: hybrid.Parameter(3, LEVEL.distribution), "must be text"),  # type: ignore[arg-type]
+        (lambda: hybrid.Parameter("", LEVEL.distribution), "must be text"),
+        (lambda: hybrid.Parameter("a", 3), "needs a hybrid.Distribution"),  # type: ignore[arg-type]
+        *((lambda check=check: check("fit"), "checks a fit by hybrid.fit") for check in (hybrid.health, hybrid.loo)),
+        *((lambda check=check: check(None), "got NoneType") for check in (hybrid.sensitivity, hybrid.plot_checks)),
+    ],
+)
+def test_wrong_kinds_are_refused(job: Callable[[], object], words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        job()
+
+
+def test_too_many_points_held_out() -> None:
+    with pytest.raises(InvalidCurveError, match=r"holding out 3 of 5 points leaves 2 distinct x.*hold out fewer"):
+        CURVE.hold_out(3)
+    assert CURVE.hold_out(2).x.size == 3
+
+
+def test_weights_of_leave_one_out_that_cannot_be_trusted_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = hybrid.fit(CURVE, "m4", "pfn", forecast="draws", progress=False)
+    found = {"elpd": np.zeros(5), "pit": np.full(5, 0.5), "k_hat": np.array([0.2, 0.71, np.nan, np.inf, 0.69])}
+    monkeypatch.setattr(checking, "_smoothed_loo", lambda _: found)
+    with pytest.warns(UserWarning, match="k-hat is .7 or more at x = 3, 30: "):
+        assert hybrid.loo(fit)["k_hat"].iloc[1] == 0.71
+
+
+def test_agreement_is_judged_once_at_each_x() -> None:
+    fit = hybrid.fit(CURVE, "m4", "pfn", progress=False)
+    found = hybrid.agreement(fit, fit, x=[300.0, 150.0, 300.0])
+    assert list(found.table.index) == [150.0, 300.0]
+    assert "agree" in found.verdict
+
+
+def test_numbers_of_classes_have_their_meaning() -> None:
+    posterior = hybrid.fit(CURVE, "nslpfn", "pfn", progress=False).data["posterior"]
+    assert "2 Down-Up-Down" in posterior["family"].attrs["meaning"]
+    posterior = hybrid.fit(CURVE, "nsl", "pfn", progress=False).data["posterior"]
+    assert "4 Up" in posterior["family"].attrs["meaning"]
+    assert posterior["breaks"].attrs["meaning"] == "number of breaks"
+
+
+def test_a_prior_that_can_only_be_simulated_says_what_it_is() -> None:
+    prior = get_prior("nslpfn")
+    assert repr(prior) == f"NslPfn(sigma={prior.parameters[0].distribution!r}, fingerprint={prior.fingerprint!r})"
