@@ -227,13 +227,13 @@ class Prior(AbstractPrior):
             shipped = importlib.import_module("hybrid.models.registry").law_names()
             if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
                 raise InvalidArgumentError(f"a law called {law.name!r} ships with Hybrid: give yours another `name`")
+        absent = self.missing
+        if absent:
+            raise InvalidArgumentError(f"law {law.name!r} has a parameter {absent!r}, and prior {name!r} none of that name")
         if not isinstance(law.nearly_linear, (tuple, list)) or any(n not in names for n in law.nearly_linear):
             raise InvalidArgumentError(
                 f"law {law.name!r}: nearly_linear must be a tuple of parameters of prior {name!r}, got {law.nearly_linear!r}"
             )
-        absent = self.missing
-        if absent:
-            raise InvalidArgumentError(f"law {law.name!r} has a parameter {absent!r}, and prior {name!r} none of that name")
 
     def __repr__(self) -> str:
         return f"Prior({self.name!r}, law={self.law.name!r}, fingerprint={self.fingerprint!r})"

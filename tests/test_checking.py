@@ -21,7 +21,8 @@ from hybrid.checking import prior_predictive
 from hybrid.models.thresholds import MAX_RHAT
 
 mpl.use("agg")
-pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")  # of the weights of few points
+# Of the weights of few points, by ArviZ and by us.
+pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning", "ignore:k-hat is .7:UserWarning")
 ENGINES = ("nuts", "pfn")
 
 
