@@ -338,10 +338,14 @@ def write_scores(card: Card, name: str, figures: Mapping[str, Any], command: str
     Raises
     ------
     InvalidArgumentError
-        If a figure is not a number.
+        If a figure is not a number, or the card is about other weights by now.
+    FileFormatError
+        If the card is gone or damaged.
     """
     for key, value in figures.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InvalidArgumentError(f"figure {key!r} must be a number, got {value!r}")
-    scores = {**card.content["scores"], name: {**figures, "command": command}}
-    _write_card(card.path, {**card.content, "scores": scores})
+    content = read_card(card.path).content  # another measurement may have added its own since
+    if content["weights_sha256"] != card.content["weights_sha256"]:
+        raise InvalidArgumentError(f"{card.path} is about other weights than those that were measured: measure again")
+    _write_card(card.path, {**content, "scores": {**content["scores"], name: {**figures, "command": command}}})

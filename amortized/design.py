@@ -51,7 +51,7 @@ class DesignBatch(NamedTuple):
 def _log_position(log_width: Tensor, power: Tensor, share: Tensor) -> Tensor:
     """log x at a share of the way from x = exp(-log_width) to x = 1, even in x^power; power 0 is even in log x."""
     curved = torch.log1p((1.0 - share) * torch.expm1(-power * log_width)) / power.clamp(min=1e-3)
-    curved = curved.maximum(-log_width)  # over more decades than a float has digits the first x would round to 0
+    curved = torch.where(curved.isinf(), -log_width, curved)  # over more decades than a float has digits x would round to 0
     return torch.where(power < 1e-3, (share - 1.0) * log_width, curved)
 
 

@@ -440,6 +440,16 @@ def test_scores_are_added_and_all_else_is_kept(card: Card) -> None:
     assert load_checkpoint(PRIOR, card.path)[1] == again
 
 
+def test_scores_that_another_measurement_added_are_kept(card: Card) -> None:
+    checkpoint.write_scores(card, "coverage", {"q90": 0.88}, "python")
+    checkpoint.write_scores(card, "agreement", {"cdf": 0.01}, "python")  # by what was read before
+    assert set(read_card(card.path).content["scores"]) == {*CONTENT["scores"], "coverage", "agreement"}
+    save_checkpoint(card.path.with_suffix(""), make_model(), CONTENT)
+    change(read_card(card.path), weights_sha256="0" * 64)
+    with pytest.raises(InvalidArgumentError, match="about other weights"):
+        checkpoint.write_scores(card, "coverage", {"q90": 0.88}, "python")
+
+
 def check_is_plain_safetensors(path: Path, **said: str) -> None:
     whole = path.read_bytes()
     size = int.from_bytes(whole[:8], "little")
