@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from contexts import frame_of, modes_of, noisy, shipped, truth
+from contexts import frame_of, modes_of, noisy, shipped
 from torch import Tensor
 
 from hybrid.amortized.coordinates import MOST_TOKENS
@@ -53,4 +53,3 @@ def test_what_the_law_was_fitted_to_stays_as_small_as_the_network_s_tokens() -> 
     near = law.curve(modes.s[:, 0], groups.x, modes.data.frame)
     squares = (groups.number * (groups.v - near).square()).sum(1) + modes.data.within
     torch.testing.assert_close(squares, (v - at).square().sum(1), rtol=1e-6, atol=0)
-    assert truth(law, "bnsl").shape == modes.s[:1, 0].shape
