@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from hybrid.amortized.cards import Card, find_card
 from hybrid.curve import Curve
+from hybrid.diagnostics.datatree import flat_draws
 from hybrid.models.checks import LIMIT, as_integer, as_positive
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, InvalidCurveError, UnknownNameError
 from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import PRIORS, get_prior
-from hybrid.models.requirements import without_curve
+from hybrid.models.requirements import without_curve, without_forecast
 from hybrid.result import Fit, frame_of
 
 if TYPE_CHECKING:
@@ -261,8 +262,13 @@ def _as_fits(
     if engine != "pfn" and curves:
         frame = frame_of(prior, curves[0], *scales[0])
         doubt = without_curve(prior, frame.x_to(curves[0].x), frame, seed)
-        if doubt:
-            results = [dataclasses.replace(r, status="needs_review", reasons=(*r.reasons, *doubt)) for r in results]
+        frames = [frame_of(prior, curve, *each) for curve, each in zip(curves, scales, strict=True)]
+        assert isinstance(prior, Prior)
+        ends = [without_forecast(prior, flat_draws(r.draws), each) for r, each in zip(results, frames, strict=True)]
+        results = [
+            dataclasses.replace(r, status="needs_review", reasons=(*r.reasons, *doubt, *end)) if doubt or end else r
+            for r, end in zip(results, ends, strict=True)
+        ]
     return [
         Fit(curve, prior, engine, *each, seed, result, versions)
         for curve, each, result in zip(curves, scales, results, strict=True)

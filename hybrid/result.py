@@ -41,6 +41,10 @@ BEYOND = (
     "fit again with a horizon that covers it to see what the status says, or use engine='nuts' or forecast='draws', where the "
     "prior allows it"
 )
+UNDEFINED = (
+    "the forecast is NaN from x = {:.4g} on, where the curve of some draw is none: ask for nearer x, or fit a law that is "
+    "defined and above 0 there"
+)
 EDGE = 1e-9  # relative rounding that a position at the edge of the coordinates may carry
 
 
@@ -221,13 +225,14 @@ class Fit:
         Warns
         -----
         UserWarning
-            If a network is asked before, or beyond the horizon and, what it was trained on.
+            If a network is asked before, or beyond the horizon and, what it was trained on, or the law ends before an x.
         """
         x = self.positions(x_new)
         p = as_floats(levels, "levels", InvalidArgumentError, scalar=True)
         if p.size == 0 or not np.all((p > 0) & (p < 1)):
             raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
         quantiles = self.predictive.quantile(x, np.append(p, 0.5))
+        _tell_undefined(x, quantiles[-1])
         # From tuples in one go: datasets of data arrays are aligned and merged, which takes as long as the network does.
         label, along = {"long_name": self.curve.y_label}, {"long_name": self.curve.x_label}
         return xr.Dataset(
@@ -407,7 +412,13 @@ class Fit:
 
     def _along_x(self, x: np.ndarray, values: Array, name: str | None = None) -> xr.DataArray:
         attrs = {} if name else {"long_name": self.curve.y_label}
+        _tell_undefined(x, values)
         return xr.DataArray(values, {"x": self._x(x)}, ("x",), name, attrs)
+
+
+def _tell_undefined(x: np.ndarray, values: np.ndarray) -> None:
+    if np.isnan(values).any():
+        warnings.warn(UNDEFINED.format(x[np.isnan(values)].min()), stacklevel=4)
 
 
 def _finite(values: Array, x: np.ndarray, name: str) -> np.ndarray:

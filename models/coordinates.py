@@ -44,7 +44,13 @@ class Coordinates(abc.ABC):
 
     @abc.abstractmethod
     def native_frame(self, x: Array) -> Frame:
-        """The frame to use for x that are already in the prior's coordinates."""
+        """The frame to use for x, shape (n,) or (..., n), that are already in the prior's coordinates: of each curve its own.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If an x is outside the coordinates.
+        """
 
     @abc.abstractmethod
     def frame_over(self, low: Array, high: Array, smaller: Any = min, larger: Any = max) -> Frame:
@@ -61,10 +67,10 @@ class Ratio(Coordinates):
         return Frame(0.0, last, y_scale, float(np.min(x)) / last, 1.0, horizon / last)
 
     def native_frame(self, x: Array) -> Frame:
-        low, high = float(np.min(x)), float(np.max(x))
-        if not low > 0:
+        low, high = _ends(x)
+        if not np.all(low > 0):
             raise InvalidArgumentError("x in ratio coordinates is x / (last context x) and must be > 0")
-        return self.frame_over(low, high)
+        return self.frame_over(low, high, np.minimum, np.maximum)
 
     def frame_over(self, low: Array, high: Array, smaller: Any = min, larger: Any = max) -> Frame:
         return Frame(0.0, 1.0, 1.0, smaller(low, 1.0), 1.0, larger(high, 1.0))
@@ -89,9 +95,11 @@ class Unit(Coordinates):
         return Frame(shift, scale, y_scale, self.low, (last - shift) / scale, 1.0)
 
     def native_frame(self, x: Array) -> Frame:
-        low, high = float(np.min(x)), float(np.max(x))
-        if low < self.low * (1 - 1e-9) or high > 1 + 1e-9:
-            raise InvalidArgumentError(f"x in unit coordinates must lie in [{self.low}, 1], got [{low:g}, {high:g}]")
+        low, high = _ends(x)
+        if np.any(low < self.low * (1 - 1e-9)) or np.any(high > 1 + 1e-9):
+            raise InvalidArgumentError(
+                f"x in unit coordinates must lie in [{self.low}, 1], got [{np.min(low):g}, {np.max(high):g}]"
+            )
         return self.frame_over(low, high)
 
     def frame_over(self, low: Array, high: Array, smaller: Any = min, larger: Any = max) -> Frame:
@@ -99,12 +107,18 @@ class Unit(Coordinates):
         return Frame(0.0, 1.0, 1.0, self.low, high, 1.0)
 
 
+def _ends(x: Array) -> tuple[Array, Array]:
+    """The smallest and the largest x of each curve: floats for x of shape (n,), else arrays of shape (..., 1)."""
+    low, high = np.min(x, -1), np.max(x, -1)
+    return (float(low), float(high)) if np.ndim(x) == 1 else (low[..., None], high[..., None])
+
+
 COORDINATES: dict[str, Coordinates] = {c.name: c for c in (Ratio(), Unit())}
 
 
 def get_coordinates(name: str) -> Coordinates:
     """The coordinates called "ratio" or "unit"."""
-    if name not in COORDINATES:
+    if not isinstance(name, str) or name not in COORDINATES:
         raise UnknownNameError(f"unknown coordinates {name!r}; there are {', '.join(COORDINATES)}")
     return COORDINATES[name]
 

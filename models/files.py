@@ -16,9 +16,9 @@ from hybrid.models.errors import InvalidArgumentError
 DAMAGED = (OSError, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
-def cannot_write(path: Path, error: OSError) -> InvalidArgumentError:
+def cannot_write(path: Path, error: OSError | ValueError) -> InvalidArgumentError:
     """What the user is told."""
-    return InvalidArgumentError(f"cannot write {path}: {error.strerror or error}")
+    return InvalidArgumentError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def make_folder(folder: Path, wanted: Path | None = None) -> None:
@@ -43,18 +43,21 @@ def check_writable(path: Path) -> None:
     InvalidArgumentError
         If it cannot.
     """
-    if path.is_dir():
-        raise InvalidArgumentError(f"{path} is a directory: give the name of a file")
-    if path.exists() and not path.stat().st_mode & stat.S_IWUSR:
-        raise InvalidArgumentError(f"{path} is there, and write-protected: give another name, or unprotect it")
-    folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir():
-        raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
+        is_folder, folder = path.is_dir(), Path(os.path.realpath(path)).parent
+        is_protected = path.exists() and not path.stat().st_mode & stat.S_IWUSR
+        is_missing = not folder.is_dir()
+        if not (is_folder or is_protected or is_missing):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except (OSError, ValueError) as error:  # the latter of a name with a NUL
         raise cannot_write(path, error) from None
+    if is_folder:
+        raise InvalidArgumentError(f"{path} is a directory: give the name of a file")
+    if is_protected:
+        raise InvalidArgumentError(f"{path} is there, and write-protected: give another name, or unprotect it")
+    if is_missing:
+        raise InvalidArgumentError(f"there is no directory {path.parent}: create it first")
 
 
 @contextlib.contextmanager

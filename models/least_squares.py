@@ -329,8 +329,8 @@ def run_least_squares(
     Raises
     ------
     EngineUnavailableError
-        If the prior has no density or has discrete parameters, its noise has more parameters than sigma, or its law has drift,
-        which nothing but its distribution keeps small.
+        If the prior has no density, has discrete parameters or none but sigma, its noise has more parameters than sigma, or its
+        law has drift, which nothing but its distribution keeps small.
     InvalidArgumentError
         If an option is out of range or some y is not positive and finite.
     """
@@ -345,6 +345,8 @@ def run_least_squares(
             f"least squares finds the sd of the residuals, and nothing else of the noise {prior.noise.name!r} of prior "
             f"{prior.name!r}: use engine='nuts', or the prior with another noise"
         )
+    if len(prior.parameters) == 1:
+        raise EngineUnavailableError(f"the law of prior {prior.name!r} has no parameters to find: use engine='nuts'")
     starts = None if starts is None else as_integer(starts, "starts", 1, CANDIDATES)
     max_steps = as_integer(max_steps, "max_steps", 1, MOST_STEPS)
     for problem in problems:

@@ -31,6 +31,7 @@ class Noise(abc.ABC):
 
     name: ClassVar[str]
     parameters: ClassVar[tuple[str, ...]] = ("sigma",)
+    shares: ClassVar[tuple[str, ...]] = ()  #: those of the parameters that lie between 0 and 1
     multiplicative: ClassVar[bool] = False  #: whether it is noise of log y around log f
     positive: ClassVar[bool] = True  #: whether y is never negative
 
@@ -104,6 +105,7 @@ class ContaminatedLogNormalNoise(Noise):
     name = "contaminated_lognormal"
     multiplicative = True
     parameters = ("sigma", "noise_slope", "outliers")
+    shares = ("outliers",)
     spread: ClassVar[float] = 5.0  #: sd of the outliers over that of the others
 
     def _scale(self, xp: Any, f: Array, theta: Mapping[str, Array]) -> Array:
@@ -241,6 +243,6 @@ NOISES: dict[str, Noise] = {
 
 def get_noise(name: str) -> Noise:
     """The noise model called "lognormal", "contaminated_lognormal", "normal" or "truncated_normal"."""
-    if name not in NOISES:
+    if not isinstance(name, str) or name not in NOISES:
         raise UnknownNameError(f"unknown noise {name!r}; there are {', '.join(NOISES)}")
     return NOISES[name]

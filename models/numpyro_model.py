@@ -17,7 +17,8 @@ def numpyro_model(prior: Prior) -> Callable[..., None]:
     """A model function ``model(x, y=None, frame=None, mask=True)`` for NumPyro's own inference and predictive tools.
 
     Its sample sites are the prior's parameters and "y"; x and y are in the prior's coordinates, shape (n,), and points
-    where mask is False are ignored. Without a frame that of `prior.sample` is taken for these x.
+    where mask is False are ignored. Without a frame that of `prior.sample` is taken for these x,
+    those that are ignored left out.
 
     Parameters
     ----------
@@ -39,7 +40,9 @@ def numpyro_model(prior: Prior) -> Callable[..., None]:
 
     def model(x: Array, y: Array | None = None, frame: Frame | None = None, mask: Array | bool = True) -> None:
         x = jnp.asarray(x)
-        frame = frame or coordinates.frame_over(jnp.min(x), jnp.max(x), jnp.minimum, jnp.maximum)  # x may be traced
+        if frame is None:  # x may be traced
+            low, high = jnp.min(jnp.where(mask, x, jnp.inf)), jnp.max(jnp.where(mask, x, -jnp.inf))
+            frame = coordinates.frame_over(low, high, jnp.minimum, jnp.maximum)
         theta = {p.name: jnp.asarray(numpyro.sample(p.name, p.distribution.numpyro())) for p in prior.parameters}
         curve = prior.mean(theta, x, frame)
         with numpyro.handlers.mask(mask=mask):

@@ -101,9 +101,12 @@ class MixturePredictive:
         return self._noisy(x, np.arange(self._size), np.random.default_rng(seed))
 
     def _level(self, x: Array) -> Array:
-        """Noise-free values in coordinates, shape (n, S): the draws come last, so that parameters broadcast as they are."""
+        """Noise-free values in coordinates, NaN where there is none: shape (n, S), so that parameters broadcast as they are."""
         x = self._frame.x_to(np.asarray(x, dtype=float))
-        return np.ascontiguousarray(self._prior.mean(self._theta, x, self._frame).T)
+        level = self._prior.mean(self._theta, x, self._frame)
+        if self._noise.multiplicative:
+            level = np.where(level < 0, np.nan, level)  # of log y there is none
+        return np.ascontiguousarray(level.T)
 
     def _blocks(self, x: Array, width: int = 1) -> list[slice]:
         """Slices of x that keep arrays of shape (width, n, S) within a bounded memory."""

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from hybrid.models.coordinates import Frame, as_floating, cast_frame, get_coordinates
+from hybrid.models.declaring import check_prior
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
 from hybrid.models.law import Law, Theta
@@ -25,7 +26,6 @@ Array = Any
 FORMAT = 1
 _FIELDS = frozenset({"format", "name", "law", "law_version", "coordinates", "noise", "parameters", "law_attributes"})
 _OF_PARAMETER = frozenset({"name", "distribution", "meaning"})
-RESERVED = frozenset({"x", "y", "mean", "chain", "draw", "point", "target"})  # variables and dimensions beside the parameters
 STANDARD_NORMAL = Distribution("Normal", loc=0.0, scale=1.0)
 PROBED = 7  # parameter values at which a law is tried out, at least
 GOLDEN = 0.618033988749895  # spreads the multiples of it evenly over an interval
@@ -39,7 +39,7 @@ class Parameter:
     Raises
     ------
     InvalidArgumentError
-        If the name is not text, or empty, or the distribution is none.
+        If the name is not text, is empty or has a slash, or the distribution is none.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Parameter:
     meaning: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise InvalidArgumentError(f"the name of a parameter must be text, got {self.name!r}")
+        if not isinstance(self.name, str) or not self.name or "/" in self.name:
+            raise InvalidArgumentError(f"the name of a parameter must be text without a slash, got {self.name!r}")
         if not isinstance(self.distribution, Distribution):
             raise InvalidArgumentError(f"parameter {self.name!r} needs a hybrid.Distribution, got {self.distribution!r}")
 
@@ -142,7 +142,7 @@ class AbstractPrior(abc.ABC):
             raise InvalidArgumentError(f"backend must be 'jax' or 'torch', got {backend!r}")
         frame = get_coordinates(self.coordinates).native_frame(x)
         theta, mean, y = self.draw(n, x, frame, seed, backend)
-        without = np.isnan(np.asarray(mean)).any(-1).mean()
+        without = (np.isnan(np.asarray(mean)) | np.isnan(np.asarray(y))).any(-1).mean()
         if without > 0:
             raise InvalidArgumentError(
                 f"{without:.2%} of the draws of prior {self.name!r} have no curve at these x: change the distributions of its "
@@ -179,8 +179,9 @@ class Prior(AbstractPrior):
     Raises
     ------
     InvalidArgumentError
-        If parameter names repeat, the noise scale is missing or may be negative, a parameter that the law reads, or calls
-        nearly linear, is missing, or a law of your own has the name of one that ships.
+        If parameter names repeat, the noise scale is missing or may be negative, a share may be none, a parameter that the
+        law reads or names is missing, it returns curves of another shape than x, or a law of your own has the name of one
+        that ships.
 
     Examples
     --------
@@ -200,40 +201,14 @@ class Prior(AbstractPrior):
             raise InvalidArgumentError(f"the name of a prior must be text, got {name!r}")
         self.name = name
         self.law = law
-        self._parameters = tuple(parameters)
+        self._parameters = tuple(parameters) if isinstance(parameters, Iterable) else (parameters,)
         if any(not isinstance(p, Parameter) for p in self._parameters):
             raise InvalidArgumentError(
                 f"prior {name!r}: give its parameters as a list of hybrid.Parameter, got {parameters!r:.80}"
             )
         self.noise = get_noise(noise)
         self.coordinates = get_coordinates(coordinates).name
-        if not isinstance(law, Law) or not isinstance(getattr(law, "name", None), str):
-            raise InvalidArgumentError(f"prior {name!r}: law must be an instance of a Law that has a `name`, got {law!r}")
-        names = [p.name for p in self._parameters]
-        reserved = [n for n in names if n in RESERVED]
-        if reserved:
-            raise InvalidArgumentError(
-                f"prior {name!r}: {reserved[0]!r} is the name of something else in datasets: choose another"
-            )
-        if len(set(names)) != len(names):
-            raise InvalidArgumentError(f"prior {name!r} declares a parameter twice: {', '.join(names)}")
-        missing = [p for p in self.noise.parameters if p not in names]
-        if missing:
-            raise InvalidArgumentError(f"prior {name!r} lacks the noise parameter {', '.join(missing)}")
-        sigma = next(p.distribution for p in self._parameters if p.name == "sigma")
-        if sigma.is_discrete or sigma.family in ("Normal", "StudentT") or (sigma.family == "Uniform" and sigma["low"] < 0):
-            raise InvalidArgumentError(f"prior {name!r}: sigma is a scale, and {sigma!r} is not all above 0; try a LogNormal")
-        if law.is_own:
-            shipped = importlib.import_module("hybrid.models.registry").law_names()
-            if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
-                raise InvalidArgumentError(f"a law called {law.name!r} ships with Hybrid: give yours another `name`")
-        absent = self.missing
-        if absent:
-            raise InvalidArgumentError(f"law {law.name!r} has a parameter {absent!r}, and prior {name!r} none of that name")
-        if not isinstance(law.nearly_linear, (tuple, list)) or any(n not in names for n in law.nearly_linear):
-            raise InvalidArgumentError(
-                f"law {law.name!r}: nearly_linear must be a tuple of parameters of prior {name!r}, got {law.nearly_linear!r}"
-            )
+        check_prior(self)
 
     def __repr__(self) -> str:
         return f"Prior({self.name!r}, law={self.law.name!r}, fingerprint={self.fingerprint!r})"
@@ -256,20 +231,6 @@ class Prior(AbstractPrior):
     def is_continuous(self) -> bool:
         """Whether every parameter is continuous, and none left out by the law's indicator, as NUTS requires."""
         return not (self.law.constrained or any(p.distribution.is_discrete for p in self._parameters))
-
-    @property
-    def missing(self) -> str | None:
-        """The first parameter that the law asks for and the prior does not have, found by trying; None if there is none."""
-        one = np.ones(1)
-        theta = {p.name: 0.5 * one for p in self._parameters}
-        try:
-            with np.errstate(all="ignore"):
-                self.mean(theta, one, get_coordinates(self.coordinates).native_frame(np.array([0.1, 1.0])))
-        except KeyError as error:
-            return str(error.args[0])
-        except Exception:  # a law of the user's own that NumPy cannot run, or not at these values
-            return None
-        return None
 
     @property
     def probe(self) -> object:
@@ -388,7 +349,8 @@ class Prior(AbstractPrior):
         """The noise-free curve in coordinates: theta of shape (...), x of shape (n,) or (..., n), result (..., n)."""
         xp = namespace_of(x, *theta.values())
         x = as_floating(xp, x)
-        return self.law.mean(xp, x, expand(theta), cast_frame(xp, frame, x))
+        found = self.law.mean(xp, x, expand(theta), cast_frame(xp, frame, x))
+        return found if np.shape(found)[-1:] == x.shape[-1:] else found + xp.zeros_like(x)  # a law that is the same at all x
 
     def derived(self, theta: Theta, frame: Frame) -> dict[str, Array]:
         """The law's textbook parameters in the user's units; arrays of the shape of theta's."""
@@ -399,14 +361,17 @@ class Prior(AbstractPrior):
         return self.law.derived(xp, theta, cast_frame(xp, frame, as_floating(xp, some)))
 
     def log_prior(self, theta: Theta) -> dict[str, Array]:
-        """log p(theta) by parameter, as arrays of the library that theta belongs to (JAX for NumPy arrays)."""
+        """log p(theta) by parameter, as arrays of the library that theta belongs to: for NumPy arrays JAX, in its precision."""
         if namespace_of(*theta.values()).name == "torch":
             some = theta["sigma"]  # a discrete parameter has an integer dtype
             return {p.name: p.distribution.torch(some.dtype, some.device).log_prob(theta[p.name]) for p in self._parameters}
         return {p.name: p.distribution.numpyro().log_prob(theta[p.name]) for p in self._parameters}
 
     def log_likelihood(self, theta: Theta, x: Array, y: Array, frame: Frame) -> Array:
-        """log p(y | theta, x) point by point, in coordinates, as an array of shape (..., n)."""
+        """log p(y | theta, x) point by point, in coordinates, shape (..., n), of the library and precision of `log_prior`.
+
+        JAX computes in 32 bit unless it is set to 64, as `log_density` sets it for itself.
+        """
         if namespace_of(x, y, *theta.values()).name == "torch":
             xp, found = get_namespace("torch"), self.noise.torch(self.mean(theta, x, frame), expand(theta)).log_prob(y)
         else:
@@ -426,13 +391,21 @@ class Prior(AbstractPrior):
             Points in the prior's coordinates, shape (n,) or (..., n). torch tensors are evaluated by torch; JAX and NumPy
             arrays by JAX, in 64 bit.
         frame
-            The curve's frame; None takes the one in which x are already coordinates.
+            The curve's frame; None takes the one in which x, of each curve its own, are already coordinates.
 
         Returns
         -------
         Array of shape (...), of the library that evaluated it; -inf where theta is outside the support of its distributions
         or the law does not admit it. Where it leaves anything out, the density is not divided by the share of what it admits.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If theta lacks a parameter, or no frame is given and x are outside the coordinates.
         """
+        absent = next((p.name for p in self._parameters if p.name not in theta), None)
+        if absent is not None:
+            raise InvalidArgumentError(f"theta lacks the parameter {absent!r} of prior {self.name!r}")
         frame = get_coordinates(self.coordinates).native_frame(np.asarray(x)) if frame is None else frame
         on_torch = namespace_of(x, y, *theta.values()).name == "torch"
         with contextlib.nullcontext() if on_torch else double_precision():

@@ -6,11 +6,14 @@ import numpy as np
 
 from hybrid.models.coordinates import Frame
 from hybrid.models.errors import EngineUnavailableError
+from hybrid.models.law import Theta
+from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import PRIORS
 
 Array = Any
 TRIED = 1000  # draws of the prior
+ASKED = 8  # positions from the last context x to the horizon
 MOST_WITHOUT = 0.01  # of them without a curve, before the user is told
 
 
@@ -48,11 +51,37 @@ def without_curve(prior: AbstractPrior, x: Array, frame: Frame, seed: int) -> tu
     """
     if prior in PRIORS:
         return ()
-    mean = np.asarray(prior.draw(TRIED, x, frame, seed, "jax")[1])
-    share = np.isnan(mean).any(-1).mean()
+    _, mean, y = prior.draw(TRIED, x, frame, seed, "jax")
+    share = (np.isnan(np.asarray(mean)) | np.isnan(np.asarray(y))).any(-1).mean()  # y where noise of log y has no log f
     if share <= MOST_WITHOUT:
         return ()
     return (
         f"{share:.0%} of the draws of prior {prior.name!r} have no curve at the observed x, and the fit is under the others "
         "alone: change the distributions of its parameters, so that the law is defined for all of their values.",
+    )
+
+
+def without_forecast(prior: Prior, draws: Theta, frame: Frame) -> tuple[str, ...]:
+    """The reason against forecasts up to the horizon, where the curve of some draw ends before it; empty where none does.
+
+    One draw without a number there makes every quantile, cdf and density NaN.
+
+    Parameters
+    ----------
+    prior
+        The prior.
+    draws
+        Parameters by name, each of shape (S,).
+    frame
+        The frame between the prior's coordinates and the user's units.
+    """
+    x = np.geomspace(frame.x_from(frame.last), frame.x_from(frame.horizon), ASKED)
+    defined = ~np.isnan(MixturePredictive(prior, draws, frame).curves(x))
+    ends = x[~defined.all(0)]
+    if not ends.size:
+        return ()
+    share = 1.0 - defined.all(1).mean()
+    return (
+        f"the curve of {share:.2g} of the draws is none at x = {ends[0]:.4g} and beyond, where forecasts are NaN: state a "
+        "nearer horizon, or a law that is defined and above 0 up to there.",
     )

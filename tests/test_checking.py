@@ -105,9 +105,9 @@ def rare_tail(value: np.ndarray) -> np.ndarray:
     return flat
 
 
-def walk(energy: np.ndarray) -> np.ndarray:
-    """Energies that a chain crosses slowly."""
-    return np.sort(energy, axis=1)
+def wide(energy: np.ndarray) -> np.ndarray:
+    """Energies of which a new momentum changes a small part alone."""
+    return 4.0 * energy
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def walk(energy: np.ndarray) -> np.ndarray:
         ("tail ESS", rare_tail, {}),
         ("MCSE of the mean over sd", one_after_another, {}),
         ("divergent transitions", None, {"diverging": lambda value: np.arange(value.size).reshape(value.shape) % 20 == 0}),
-        ("BFMI", None, {"energy": walk}),
+        ("BFMI", None, {"energy": wide}),
     ],
 )
 def test_each_threshold_of_the_chains_is_judged(

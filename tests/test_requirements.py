@@ -78,6 +78,155 @@ def test_a_prior_without_a_curve_for_many_draws_needs_review(change: dict[str, A
         assert not any("have no curve" in r for r in reasons)
 
 
+class ByLog(hybrid.Law):
+    """A level less a multiple of log x, which is below 0 in the end."""
+
+    name = "by_log"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return theta["level"] - theta["slope"] * xp.log(x)
+
+
+BY_LOG = Prior("by_log", ByLog(), [LEVEL, hybrid.Parameter("slope", Distribution("LogNormal", loc=-2.0, scale=0.5)), SIGMA])
+
+
+def test_a_forecast_that_is_none_at_the_horizon_needs_review() -> None:
+    x = np.array([1.0, 3.0, 10.0, 30.0, 100.0])
+    curve = hybrid.Curve(x, (1.0 - 0.15 * np.log(x)) * np.array([1.003, 0.998, 1.001, 0.996, 1.004]))
+    near = hybrid.fit(curve, BY_LOG, "least_squares", horizon=200.0, progress=False)
+    assert near.status == "ok"
+    fit = hybrid.fit(curve, BY_LOG, "least_squares", horizon=1e5, progress=False)
+    assert fit.status == "needs_review"
+    assert any("where forecasts are NaN: state a nearer horizon" in reason for reason in fit.reasons)
+    jobs: list[Callable[[], Any]] = [
+        lambda: fit.predict([200.0, 2e4, 1e5])["median"].to_numpy(),
+        lambda: fit.log_density([200.0, 2e4, 1e5], 0.1).to_numpy(),
+        lambda: fit.prob_below([200.0, 2e4, 1e5], 0.1).to_numpy(),
+    ]
+    for job in jobs:
+        with pytest.warns(UserWarning, match=r"NaN from x = 2e\+04 on"):
+            found = job()
+        np.testing.assert_array_equal(np.isnan(found), [False, True, True])
+    with pytest.raises(InvalidArgumentError, match="have no curve at these x"):
+        BY_LOG.sample(200, [0.1, 1.0, 1e6])
+
+
+class Level(Falling):
+    """The same at all x."""
+
+    name = "level"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return theta["level"]
+
+
+def test_a_law_that_is_the_same_at_all_x_has_a_curve_there() -> None:
+    prior = prior_of(Level())
+    assert prior.sample(3, [0.1, 1.0])["mean"].shape == (3, 2)
+    fit = hybrid.fit(hybrid.Curve([1.0, 2.0, 4.0, 8.0], [1.01, 0.98, 1.0, 1.02]), prior, "least_squares", progress=False)
+    assert fit.predict([9.0, 10.0])["median"].to_numpy() == pytest.approx(np.full(2, 1.0), abs=0.02)
+
+
+class Nothing(Falling):
+    name = "nothing"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return xp.exp(-0.2 * xp.log(x)) + 0.0 * theta["sigma"]
+
+
+def test_least_squares_refuses_a_law_without_parameters() -> None:
+    with pytest.raises(EngineUnavailableError, match="no parameters to find: use engine='nuts'"):
+        hybrid.fit(CURVE, Prior("nothing", Nothing(), [SIGMA]), "least_squares", progress=False)
+
+
+class Wide(Falling):
+    name = "wide"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return super().mean(xp, x, theta, frame)[..., None, :]
+
+
+class Linear(Falling):
+    """The log of the curve is linear in one parameter; subclasses leave out a part of what that needs."""
+
+    name = "linear"
+    linear = ("tilt",)
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return self.centre(xp, x, theta, frame) * xp.exp(0.1 * theta["tilt"] * xp.log(x))
+
+    def centre(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return super().mean(xp, x, theta, frame)
+
+    def basis(self, xp: Any, x: Any) -> Any:
+        return xp.log(x)[:, None]
+
+    def basis_scales(self, xp: Any, theta: Any) -> Any:
+        return 0.1 * xp.ones_like(theta["level"])[..., None]
+
+
+class NoCentre(Linear):
+    name = "no_centre"
+
+    def centre(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return hybrid.Law.centre(self, xp, x, theta, frame)
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return Falling.mean(self, xp, x, theta, frame) * xp.exp(0.1 * theta["tilt"] * xp.log(x))
+
+
+class NoBasis(Linear):
+    name = "no_basis"
+
+    def basis(self, xp: Any, x: Any) -> Any:
+        return hybrid.Law.basis(self, xp, x)
+
+
+class NoBasisScales(Linear):
+    name = "no_basis_scales"
+
+    def basis_scales(self, xp: Any, theta: Any) -> Any:
+        return hybrid.Law.basis_scales(self, xp, theta)
+
+
+class Misnamed(Falling):
+    name = "misnamed"
+
+    def sampling_scales(self, xp: Any, theta: Any, frame: Any) -> Any:
+        return {"zzz": theta["level"]}
+
+
+TILT = hybrid.Parameter("tilt", Distribution("Normal", loc=0.0, scale=1.0))
+
+
+@pytest.mark.parametrize(
+    ("law", "words"),
+    [
+        (Wide(), "`mean` returns an array of shape"),
+        (NoCentre(), "calls 'tilt' linear, and its `centre` reads it"),
+        (NoBasis(), r"`basis` has shape \(3, 0\) where \(3, 1\)"),
+        (NoBasisScales(), r"`basis_scales` has shape \(2, 0\) where \(2, 1\)"),
+        (Misnamed(), "sampling_scales names 'zzz'"),
+    ],
+)
+def test_what_a_law_declares_is_tried_out(law: hybrid.Law, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        Prior(law.name, law, [LEVEL, TILT, SIGMA])
+
+
+def test_linear_parameters_are_the_prior_s_own() -> None:
+    assert Prior("linear", Linear(), [LEVEL, TILT, SIGMA]).integrable == ("tilt",)
+    with pytest.raises(InvalidArgumentError, match="linear must be a tuple of parameters of prior 'linear'"):
+        prior_of(Linear())
+
+
+@pytest.mark.parametrize("share", [Distribution("Uniform", low=0.0, high=2.0), Distribution("LogNormal", loc=-3.0, scale=1.0)])
+def test_the_outliers_are_a_share(share: Distribution) -> None:
+    with pytest.raises(InvalidArgumentError, match="outliers is a share"):
+        get_prior("nsl").replace(outliers=share)
+    assert get_prior("nsl").replace(outliers=Distribution("Uniform", low=0.0, high=0.2)).has_density
+
+
 def test_least_squares_refuses_noise_that_it_cannot_find() -> None:
     prior = Prior("outliers", Falling(), [LEVEL, SIGMA, *outliers()], noise="contaminated_lognormal")
     frame = hybrid.fit(CURVE, prior_of(Falling()), "least_squares", progress=False).frame
@@ -99,13 +248,18 @@ def outliers() -> tuple[hybrid.Parameter, hybrid.Parameter]:
         (lambda: Prior("p", Falling(), {"level": LEVEL}), "list of hybrid.Parameter"),  # type: ignore[arg-type]
         (lambda: hybrid.Parameter(3, LEVEL.distribution), "must be text"),  # type: ignore[arg-type]
         (lambda: hybrid.Parameter("", LEVEL.distribution), "must be text"),
+        (lambda: hybrid.Parameter("a/b", LEVEL.distribution), "without a slash"),
+        (lambda: Prior("p", Falling(), None), "list of hybrid.Parameter"),  # type: ignore[arg-type]
+        (lambda: Prior("p", Falling(), [LEVEL, SIGMA], noise=["normal"]), "unknown noise"),  # type: ignore[arg-type]
+        (lambda: Prior("p", Falling(), [LEVEL, SIGMA], coordinates=["ratio"]), "unknown coord"),  # type: ignore[arg-type]
+        (lambda: prior_of(Falling()).log_density({"sigma": np.ones(1)}, np.ones(3), np.ones(3)), "lacks the parameter 'level'"),
         (lambda: hybrid.Parameter("a", 3), "needs a hybrid.Distribution"),  # type: ignore[arg-type]
         *((lambda check=check: check("fit"), "checks a fit by hybrid.fit") for check in (hybrid.health, hybrid.loo)),
         *((lambda check=check: check(None), "got NoneType") for check in (hybrid.sensitivity, hybrid.plot_checks)),
     ],
 )
 def test_wrong_kinds_are_refused(job: Callable[[], object], words: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=words):
+    with pytest.raises(hybrid.HybridError, match=words):
         job()
 
 
