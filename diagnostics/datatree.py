@@ -22,6 +22,7 @@ from hybrid.models.prior import AbstractPrior, Prior, double_precision
 Array = Any
 SAMPLE = ("chain", "draw")
 FORMAT = "hybrid fit 1"
+FEWEST, LARGEST = 100, 20_000_000  # draws of replicates, and numbers that each group with one per draw and point may hold
 REPLICATES = 2000  # draws of y where the engine gives no parameters
 
 
@@ -66,15 +67,20 @@ def _sampled(
     """The groups that hold draws."""
     dims = (*SAMPLE, "point")
     if isinstance(prior, Prior) and all(p.name in result.draws for p in prior.parameters):
-        shape = (*next(iter(result.draws.values())).shape, x.size)
-        predictive = MixturePredictive(prior, flat_draws(result.draws), frame)
-        return {
+        size = next(iter(result.draws.values())).size
+        step = -(-size // max(FEWEST, LARGEST // x.size))
+        some = {name: np.asarray(value)[:, ::step] for name, value in result.draws.items()}
+        shape = (*next(iter(some.values())).shape, x.size)
+        predictive = MixturePredictive(prior, flat_draws(some), frame)
+        groups = {
             "posterior": _posterior(prior, result.draws, frame),
             "posterior_predictive": _dataset({"y": predictive.replicate(x, seed).reshape(shape)}, dims),
-            "log_likelihood": _dataset({"y": predictive.log_density_by_draw(x, y).reshape(shape)}, dims),
             "log_prior": _dataset(_log_prior(prior, result.draws, backend), SAMPLE),
         }
-    replicates = result.predictive.replicate(x, REPLICATES, seed)[None]
+        if step == 1:
+            groups["log_likelihood"] = _dataset({"y": predictive.log_density_by_draw(x, y).reshape(shape)}, dims)
+        return groups
+    replicates = result.predictive.replicate(x, min(REPLICATES, max(FEWEST, LARGEST // x.size)), seed)[None]
     groups = {"posterior_predictive": _dataset({"y": replicates}, dims)}
     if not result.draws:
         return groups
@@ -119,9 +125,10 @@ def build_datatree(
     xarray.DataTree
         `posterior` (chain, draw): the parameters, in coordinates, and the law's textbook parameters in the user's units.
         `sample_stats` (chain, draw), where the engine gives any. `posterior_predictive` and `log_likelihood`: y (chain, draw,
-        point), the latter in nats in the user's units. `log_prior` (chain, draw), by parameter. `observed_data`: y (point).
-        `constant_data`: x (point), the frame, and the held-out points (target). Lists and mappings in the attributes
-        are JSON.
+        point), the latter in nats in the user's units; of a curve with so many points that they would fill the memory
+        replicates are of evenly spaced draws, and there is no log likelihood. `log_prior` (chain, draw), by parameter.
+        `observed_data`: y (point). `constant_data`: x (point), the frame, and the held-out points (target). Lists and mappings
+        in the attributes are JSON.
     """
     x, y = points["x"], points["y"]
     groups = {

@@ -25,6 +25,7 @@ Record = dict[str, np.ndarray]
 
 BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
 GRID = 48  # positions of the forecast that figures show
+FIGURES, SHEETS = ("calibration.png", "cost.png"), "sheets"  # what is drawn, and the folder of contact sheets
 FAILED = "failed"  # in the records of curves that could not be forecast
 AUTO_BREAKS = "bnsl_auto"
 BREAKS = ("bnsl", "bnsl2", "bnsl3")

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hybrid.benchmark_cases import Case
-from hybrid.benchmark_methods import FAILED, Record
+from hybrid.benchmark_methods import FAILED, FIGURES, SHEETS, Record
 from hybrid.benchmark_scores import score_curve
 from hybrid.diagnostics.scores import MSCE_LEVELS
 from hybrid.models.files import replacing
@@ -36,7 +36,6 @@ _LEAST_COLUMNS = 3  # the legend needs the room
 _TITLE_LETTERS = 33
 _MOST_POINTS = 150  # of a context or of targets in one panel: more are thinned
 _WIDE_LL, _LINEAR_LL = 200, 10  # nats: an axis that spans more than the first is logarithmic beyond the second
-SHEETS = "sheets"
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -313,7 +312,7 @@ def write_figures(
     -------
     The paths written.
     """
-    written = [folder / "calibration.png", folder / "cost.png"]
+    written = [folder / name for name in FIGURES]
     _save(plot_calibration(table[table["curves"] > 0]), written[0])
     _save(plot_cost(table), written[1])
     (folder / SHEETS).mkdir(exist_ok=True)

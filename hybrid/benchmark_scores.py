@@ -200,10 +200,15 @@ def _best(values: np.ndarray, best: float | None) -> int | None:
 
 
 def _block(rows: "pd.DataFrame", columns: Sequence[_Column]) -> str:
-    """One printed table: methods as rows, mean and standard error in each cell, a star at the best value."""
-    cells: list[list[str]] = [[str(method)] for method in rows["method"]]
+    """One printed table: methods as rows, mean and standard error in each cell, a star at the best value.
+
+    No star where a method failed on some curves: means over different curves do not compare.
+    """
+    asked, same = rows["curves"] + rows[FAILED], not rows[FAILED].any()
+    counted = [f" ({n} of {of} curves)" if n < of else "" for n, of in zip(rows["curves"], asked, strict=True)]
+    cells: list[list[str]] = [[f"{method}{count}"] for method, count in zip(rows["method"], counted, strict=True)]
     for figure, _, target in columns:
-        best = _best(rows[figure].to_numpy(dtype=float), target)
+        best = _best(rows[figure].to_numpy(dtype=float), target) if same else None
         for k, (value, error) in enumerate(zip(rows[figure], rows[f"{figure}_se"], strict=True)):
             cells[k].append(f"{'*' if k == best else ''}{_cell(value, error, figure)}")
     return format_table(["method", *(column.title for column in columns)], cells)

@@ -5,6 +5,8 @@ import hashlib
 import importlib
 import importlib.metadata
 import io
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hybrid.benchmark_cases import Case, PathLike, collect_cases
-from hybrid.benchmark_methods import BANDS, FAILED, GRID, Method, Record, as_method, batches, run_method
+from hybrid.benchmark_methods import BANDS, FAILED, FIGURES, GRID, SHEETS, Method, Record, as_method, batches, run_method
 from hybrid.benchmark_scores import curve_table, failures, render, summarise
 from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.models.files import DAMAGED, cannot_write, make_folder, replacing
+from hybrid.models.files import DAMAGED, cannot_write, check_writable, make_folder, replacing
 from hybrid.models.prior import AbstractPrior
 from hybrid.spreading import spread
 
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CACHE = "cache"
+SHEET_NAME = re.compile(r"[\w.]+-(pfn|nuts|least_squares|auto)_[\w.]+(-[0-9a-f]{6})?-\d+\.png")
 FORMAT = "hybrid benchmark 1"
 TABLE, CURVES = "table.csv", "curves.csv"
+WRITTEN = (TABLE, CURVES, *FIGURES)
 _KEPT = ("bands", "log_density", "pit", "crps", "grid", "grid_bands", "needs_review", "milliseconds", "prior", "reasons")
 
 
@@ -174,8 +178,9 @@ def benchmark(
         One "engine:prior", such as "pfn:nsl", "nuts:m4" or "least_squares:bnsl", or several, or pairs of engine and Prior.
         "least_squares:bnsl_auto" takes 1 to 3 breaks for each curve: those that forecast the last fifth of its context best.
     out
-        Folder for `table.csv`, `curves.csv`, figures, and a cache of forecasts from which a later run goes on. A kept
-        forecast is used again only for the same points, prior, weights, seed and version of Hybrid. None writes nothing.
+        Folder for `table.csv`, `curves.csv`, figures, which replace earlier ones, and a cache of forecasts from which
+        a later run goes on. A kept forecast is used again only for the same points, prior, weights, seed and version of Hybrid.
+        None writes nothing.
     nslpfn_data
         The folder `data` of NSL-PFN's own repository, whose curves are added.
     domains
@@ -207,12 +212,15 @@ def benchmark(
     EngineUnavailableError
         If an engine cannot serve a prior, or Dask is asked for and not installed.
     InvalidArgumentError
-        If an argument is outside what it may be, or `out` cannot be written.
+        If an argument is outside what it may be, or `out` cannot be written, or the data would be overwritten there.
     """
     chosen = _as_methods(methods)
     seed = as_integer(seed, "seed", 0, 2**32 - 1)
-    cases = collect_cases(data, nslpfn_data, _names(domains))
+    sources = data if data is None or isinstance(data, (str, os.PathLike)) else tuple(data)
     folder = None if out is None else Path(out)
+    if folder is not None:
+        _check_folder(folder, sources)
+    cases = collect_cases(sources, nslpfn_data, _names(domains))
     cache = None if folder is None else _Cache(folder / CACHE, seed)
     records = _run(chosen, cases, cache, fresh, seed, workers, dask, progress)
     curves = curve_table(cases, records)
@@ -222,13 +230,39 @@ def benchmark(
     return found
 
 
+def _check_folder(folder: Path, data: PathLike | tuple[PathLike, ...] | None) -> None:
+    """Refuse, before the work, a folder where the tables cannot be written, or would take the place of the data."""
+    sources = () if data is None else (data,) if isinstance(data, (str, os.PathLike)) else data
+    read = {os.path.realpath(source): source for source in sources if isinstance(source, (str, os.PathLike))}
+    for name in WRITTEN:
+        path = folder / name
+        source = read.get(os.path.realpath(path))
+        if source is not None:
+            raise InvalidArgumentError(f"{source} would be overwritten by the benchmark's own {name}: give another folder")
+        if folder.is_dir():
+            check_writable(path)
+
+
 def _write(found: Benchmark, folder: Path, figures: bool) -> None:
     for frame, name in ((found.table, TABLE), (found.curves, CURVES)):
         with replacing(folder / name) as temporary:
             frame.to_csv(temporary, index=False)
-    if figures:
-        plots = importlib.import_module("hybrid.benchmark_plots")
-        try:
-            plots.write_figures(found.table, found.cases, found.records, folder)
-        except OSError as error:
-            raise cannot_write(folder, error) from None
+    try:
+        written = _draw(found, folder) if figures else []
+        for path in _figures(folder):  # of an earlier run, about other curves or methods
+            if path not in written:
+                path.unlink()
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def _draw(found: Benchmark, folder: Path) -> Sequence[Path]:
+    plots = importlib.import_module("hybrid.benchmark_plots")
+    drawn: Sequence[Path] = plots.write_figures(found.table, found.cases, found.records, folder)
+    return drawn
+
+
+def _figures(folder: Path) -> list[Path]:
+    """The figures that are in the folder, by the names that a benchmark gives them."""
+    sheets = [path for path in (folder / SHEETS).glob("*.png") if SHEET_NAME.fullmatch(path.name)]
+    return [path for path in (folder / name for name in FIGURES) if path.is_file()] + sheets

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hybrid.amortized.design import Design
 
 Array = Any
+NOMINAL = ("family",)  # parameters whose numbers stand for names
 SIMULATIONS = {"nuts": 256, "pfn": 2000}
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 HORIZON_BINS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)  # x over last context x
@@ -98,6 +99,12 @@ class Calibration:
         what = "; ".join(f"{name}: {check.diagnosis}" for name, check in self.failed.items())
         return f"{start}: miscalibrated: {each}, and {len(self.failed)} fail at {LEVEL:.0%} together: {what}"
 
+    @property
+    def ordered(self) -> list[str]:
+        """The parameters whose values have an order, unlike the number of a family; none where the engine gives none."""
+        found = self.data["truth"].data_vars if "truth" in self.data.children else ()
+        return [str(name) for name in found if name not in NOMINAL]
+
     def table(self) -> "pd.DataFrame":
         """The checks by quantity.
 
@@ -107,7 +114,7 @@ class Calibration:
             `excess`: how far the ECDF of the ranks leaves its simultaneous 99.5 % band (0 inside). `shift`, `spread`,
             `dependence`: standard normal if all is well; positive shift: the truth lies higher; positive spread: too narrow.
             `p`: of the three, Bonferroni. `ok`. For parameters also the mean `contraction` of the posterior against the prior,
-            and the correlation of posterior mean and truth (`recovery`).
+            and the correlation of posterior mean and truth (`recovery`); a family's number has neither.
         """
         import pandas as pd
 
@@ -116,9 +123,9 @@ class Calibration:
         found = pd.DataFrame(rows).T.drop(columns=["feature", "level", "undefined"])
         found = found.astype({name: bool if name == "ok" else float for name in found.columns}).astype({"values": int})
         if "truth" in self.data.children:
-            found["contraction"] = pd.Series(contractions(self.data))
             means, truth = self.data["posterior_mean"], self.data["truth"]
-            names = [str(name) for name in truth.data_vars]
+            names = self.ordered
+            found["contraction"] = pd.Series({k: v for k, v in contractions(self.data).items() if k in names})
             recovery = {k: _correlation(means[k].to_numpy(), truth[k].to_numpy()) for k in names}
             found["recovery"] = pd.Series(recovery)
         return found

@@ -97,17 +97,17 @@ def plot_coverage(calibration: Calibration) -> Figure:
 
 
 def plot_recovery(calibration: Calibration) -> Figure:
-    """Posterior mean with one sd either way against the truth, for every parameter, on the real line (log or logit).
+    """Posterior mean with one sd either way against the truth, for every parameter whose values have an order, on the real line
+    (log or logit; a number of breaks as it is).
 
     Raises
     ------
     InvalidArgumentError
-        If the engine gives no parameters for this prior.
+        If the engine gives no parameters for this prior, or none whose values have an order.
     """
-    data = calibration.data
-    if "truth" not in data.children:
+    data, names = calibration.data, calibration.ordered
+    if not names:
         raise InvalidArgumentError(f"the engine gives no parameters of prior {data.attrs['prior']!r} to recover")
-    names = [str(name) for name in data["truth"].data_vars]
     figure, axes = _grid(len(names))
     for ax, name in zip(axes, names, strict=True):
         truth, mean, sd = (thinned(data[group][name].to_numpy())[:200] for group in ("truth", "posterior_mean", "posterior_sd"))

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import math
+import textwrap
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def _amortized_health(fit: Fit) -> list[Row]:
             f">= {MIN_TRAINED}",
             seen >= MIN_TRAINED,
             "our choice",
-            "train the network on",
+            "train it further: hybrid train --prior NAME",
         ),
     ]
     if math.isnan(fit.pareto_k):
@@ -177,10 +178,8 @@ def loo(fit: Fit) -> pd.DataFrame:
     """
     import pandas as pd
 
-    _require_fit(fit)
+    _require_posterior(fit)
     curve = fit.curve
-    if fit.engine == "least_squares":
-        raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
     _, count = np.unique(curve.x, return_counts=True)
     if count.size - (count.min() == 1) < MIN_POINTS:
         raise InvalidArgumentError(
@@ -191,6 +190,20 @@ def loo(fit: Fit) -> pd.DataFrame:
     if doubtful.size:
         warnings.warn(LOO_DOUBT.format(", ".join(f"{x:.6g}" for x in doubtful)), stacklevel=2)
     return pd.DataFrame({"y": curve.y, **found}, index=pd.Index(curve.x, name=curve.x_label))
+
+
+def _require_posterior(fit: Fit) -> None:
+    _require_fit(fit)
+    if fit.engine == "least_squares":
+        raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
+
+
+def _require_likelihood(fit: Fit) -> None:
+    """Refuse a curve of more points than the log likelihoods of all draws are kept for."""
+    if "log_likelihood" not in fit.data.children:
+        raise InvalidArgumentError(
+            f"the log likelihood of {fit.curve.x.size:,} points is not kept for each draw, as this needs: fit every k-th point"
+        )
 
 
 def _enough_draws(fit: Fit) -> None:
@@ -205,6 +218,7 @@ def _enough_draws(fit: Fit) -> None:
 def _smoothed_loo(fit: Fit) -> dict[str, Array]:
     """elpd, PIT and k-hat from the draws; log weights are minus the point's own log likelihood, drift integrated out."""
     _enough_draws(fit)
+    _require_likelihood(fit)
     array_stats = importlib.import_module("arviz_stats.base").array_stats
     assert isinstance(fit.prior, Prior)
     arviz_stats = importlib.import_module("arviz_stats")
@@ -280,6 +294,7 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
             "continuous with engine='nuts' or 'pfn'"
         )
     _enough_draws(fit)
+    _require_likelihood(fit)
     names = [p.name for p in fit.prior.parameters]
     summary = importlib.import_module("arviz_stats").psense_summary
     log = logging.getLogger(summary.__module__)
@@ -312,7 +327,8 @@ def plot_checks(fit: Fit) -> Any:
 
     Left: bands of 50 and 90 % of curves drawn from the prior over the observed x, and the data. Middle: observed over
     median of replicated data (less the median, where noise makes some 0 or less), with bands of 50 and 90 % of the replicates.
-    Right: ECDF of the leave-one-out PIT less that of the uniform, with its simultaneous 99 % band.
+    Right: ECDF of the leave-one-out PIT less that of the uniform, with its simultaneous 99 % band; or the reason why no point
+    can be left out.
 
     Returns
     -------
@@ -321,13 +337,13 @@ def plot_checks(fit: Fit) -> Any:
     Raises
     ------
     InvalidArgumentError
-        As `loo`.
+        If the subject is no fit, or a point estimate.
     """
     import matplotlib.pyplot as plt
 
-    from hybrid.plotting import COLOURS, INK, as_label
+    from hybrid.plotting import COLOURS, INK, MUTED, as_label, log_axis
 
-    pit = loo(fit)["pit"].to_numpy()
+    _require_posterior(fit)
     curve = fit.curve
     draws = prior_predictive(fit)
     figure, axes = plt.subplots(1, 3, figsize=(11.0, 3.3), layout="constrained")
@@ -342,21 +358,28 @@ def plot_checks(fit: Fit) -> Any:
         ax.scatter(curve.x, points, s=10, color=INK, zorder=3, label="observed")
         ax.set_xlabel(as_label(curve.x_label))
         if curve.x[-1] / curve.x[0] > 20:
-            ax.set_xscale("log")
-    if np.all(np.quantile(draws, 0.05, axis=0) > 0):
-        axes[0].set_yscale("log")
+            log_axis(ax.xaxis, curve.x[0], curve.x[-1])
+    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+    if np.all(low > 0):
+        log_axis(axes[0].yaxis, min(low.min(), curve.y.min()), max(high.max(), curve.y.max()))
     axes[0].set_ylabel(as_label(curve.y_label))
     axes[0].set_title("prior predictive", fontsize="medium", loc="left")
     axes[0].legend(fontsize="x-small", frameon=False)
     axes[1].set_ylabel(f"{'log of y over' if scale is np.log else 'y less'} the replicates' median")
     axes[1].set_title("posterior predictive", fontsize="medium", loc="left")
-    points, difference, low, high = ecdf_band(pit[np.isfinite(pit)])
-    axes[2].fill_between(points, low, high, color="#BBBBBB", alpha=0.5, linewidth=0, step="mid")
-    axes[2].plot(points, difference, color=COLOURS[0])
-    axes[2].axhline(0.0, color=INK, linewidth=0.6)
-    axes[2].set_xlabel("PIT")
-    axes[2].set_ylabel("ECDF difference")
     axes[2].set_title("leave-one-out PIT", fontsize="medium", loc="left")
+    try:
+        pit = loo(fit)["pit"].to_numpy()
+    except InvalidArgumentError as error:
+        axes[2].text(0.5, 0.5, as_label(textwrap.fill(str(error), 36)), ha="center", va="center", fontsize="small", color=MUTED)
+        axes[2].set_axis_off()
+    else:
+        points, difference, low, high = ecdf_band(pit[np.isfinite(pit)])
+        axes[2].fill_between(points, low, high, color="#BBBBBB", alpha=0.5, linewidth=0, step="mid")
+        axes[2].plot(points, difference, color=COLOURS[0])
+        axes[2].axhline(0.0, color=INK, linewidth=0.6)
+        axes[2].set_xlabel("PIT")
+        axes[2].set_ylabel("ECDF difference")
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure

@@ -36,7 +36,9 @@ def next_points(
     log y where the prior's noise is multiplicative: it is then the same everywhere, so that what is not known of the curve
     decides. Each further one is where the curve is known least once those before are measured, their noise included, by the
     rank correlations of joint curves (`Fit.sample`) in Gaussian approximation: of two neighbours that tell the same the
-    second counts for little. The noise is taken to be the least predictive variance at all candidates and observed points.
+    second counts for less. The noise is taken to be the least predictive variance at all candidates and observed points. A
+    network's joint curves know neighbours only roughly: where candidates are a few percent apart those after the first depend
+    on the seed, so give candidates as far apart as you would measure.
 
     Parameters
     ----------
@@ -48,7 +50,8 @@ def next_points(
     k
         How many to choose, 1 to n.
     prior, engine, seed, progress, **options
-        As for `hybrid.fit`. "pfn" takes milliseconds; its networks are trained on targets inside the context too.
+        As for `hybrid.fit`. "pfn" takes a fraction of a second, and for k above 1, which needs joint curves, seconds with tens
+        of candidates; its networks are trained on targets inside the context too.
     horizon
         The largest x that forecasts are about; None takes the largest candidate or last context x.
     y_scale

@@ -161,6 +161,8 @@ def _horizon(curve: Curve, at: Sequence[float], horizon: float | None) -> float:
     for x in at:
         if x > LIMIT:
             raise InvalidArgumentError(f"--at {x:g} is beyond {LIMIT:g}, the largest x there is: give it in larger units")
+        if x < 1 / LIMIT:
+            raise InvalidArgumentError(f"--at {x:g} is below {1 / LIMIT:g}, the smallest x there is: give it in smaller units")
     if horizon is not None:
         for x in at:
             if x > horizon:
@@ -185,12 +187,23 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _positions(curve: Curve, at: Sequence[float], horizon: float) -> tuple[list[float], list[float | None]]:
-    """Where to forecast: as asked, or else at the held-out points, or else at the horizon. With what was observed there."""
+def _positions(fit: Fit, at: Sequence[float]) -> tuple[list[float], list[float | None]]:
+    """Where to forecast: as asked, or else at the held-out points, or else at the horizon. With what was observed there.
+
+    Held-out points where the prior is not defined are left out, and counted in a line.
+    """
     if at:
         return list(at), [None] * len(at)
-    xs, ys = _targets(curve)
-    return (xs, [*ys]) if xs else ([horizon], [None])
+    held_out = list(zip(*_targets(fit.curve), strict=True))
+    known = [(x, y) for x, y in held_out if fit.prior.coordinates != "unit" or fit.curve.x[0] <= x <= fit.horizon]
+    left = len(held_out) - len(known)
+    if left:
+        points, are = ("point", "is") if left == 1 else ("points", "are")
+        click.echo(
+            f"{left} held-out {points} before the first context x or beyond the horizon {are} left out, where prior "
+            f"{fit.prior.name!r} is not defined"
+        )
+    return ([x for x, _ in known], [y for _, y in known]) if known else ([fit.horizon], [None])
 
 
 def _forecast(fit: Fit, xs: Sequence[float], observed: Sequence[float | None], threshold: float | None) -> str:
@@ -268,7 +281,7 @@ def _compare(
         click.echo(fits[-1].verdict)
     if not fits:
         raise EngineUnavailableError(f"no engine can serve prior {prior.name!r}")
-    xs, observed = _positions(curve, at, horizon)
+    xs, observed = _positions(fits[0], at)
     for each in fits:
         click.echo(f"\n{each.engine}\n{_forecast(each, xs, observed, threshold)}")
     if len(fits) > 1:
@@ -300,8 +313,8 @@ def main() -> None:
 def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Fit one curve, from a CSV file or `example:NAME`, and forecast.
 
-    Without --horizon the forecast is about ten times the last x, or further if --at asks for it. Without --at the table
-    is about the held-out points, or the horizon where there are none.
+    Without --horizon the forecast is about ten times the last x, or further if --at or a held-out point asks for it.
+    Without --at the table is about the held-out points, or the horizon where there are none.
     """
     request = _Request(**options)
     check_output(out, (".nc",))
@@ -318,9 +331,11 @@ def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **opti
     found = fit(curve, read_prior(request.prior), engine, horizon, request.y_scale, request.seed, **chosen)
     click.echo(f"{_describe(curve)}; {_said_horizon(horizon, request)}, seed {request.seed}")
     click.echo(found.verdict)
-    click.echo(f"\n{_forecast(found, *_positions(curve, request.at, horizon), request.threshold)}")
-    if out is not None:
-        _save_fit(found, out)
+    try:
+        click.echo(f"\n{_forecast(found, *_positions(found, request.at), request.threshold)}")
+    finally:  # whatever is wrong with what is asked of it, the fit is kept
+        if out is not None:
+            _save_fit(found, out)
     if request.plot is not None:
         _save_plot(found.plot, request.plot)
 

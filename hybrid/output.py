@@ -9,6 +9,8 @@ from typing import Any
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.files import check_writable
 
+LARGE = 1000.0
+
 
 def check_output(path: Path | None, formats: Sequence[str]) -> None:
     """Fail before the work, not after it, where a file could not be written.
@@ -32,7 +34,14 @@ def as_html(text: str) -> str:
 
 def as_markdown(text: str) -> str:
     """Text that a page of Markdown shows as it is, whatever is in it."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", as_html(text))
+    plain = html.escape(" ".join(text.split()), quote=False)  # the # of an escaped quote would be escaped again
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", plain)
+
+
+def _decimals(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return f"{value:.3f}" if not abs(value) >= LARGE else f"{value:,.0f}"
 
 
 def as_table(frame: Any, form: Any = None) -> Any:
@@ -43,9 +52,9 @@ def as_table(frame: Any, form: Any = None) -> Any:
     frame
         A pandas DataFrame.
     form
-        Of the numbers, as "{:.4g}"; None gives three decimals.
+        Of the numbers, as "{:.4g}"; None gives three decimals, and none from a thousand on.
     """
-    style = frame.style.format(form, precision=3, escape="html")
+    style = frame.style.format(form or _decimals, escape="html")
     return style.format_index(escape="html").format_index(escape="html", axis=1)
 
 

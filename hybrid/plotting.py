@@ -18,6 +18,7 @@ from hybrid.models.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from hybrid.curve import Curve
     from hybrid.result import Fit
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +30,7 @@ STYLES = ("-", "--", "-.", ":")
 WARNING = "#D55E00"
 INK = "#222222"
 MUTED = "#6B6B6B"
+MANY = 200  # points of a context, beyond which they are drawn faintly, and below the forecast
 _GRID_POINTS = 128
 _FARTHEST = 1e100  # y beyond which an axis does not follow
 _LOG_X_DECADES = 1.3
@@ -65,8 +67,17 @@ def _end(fit: Fit, x_max: float | None) -> float:
     return end
 
 
+def first_shown(curve: Curve, fit: Fit) -> float:
+    """Where the forecast begins: at the first context x, or at a held-out point before it, as far as the fit forecasts."""
+    first = float(np.min(curve.x))
+    if curve.x_target is None or not len(curve.x_target) or fit.prior.coordinates == "unit":
+        return first
+    earliest = first * fit.info.get("earliest", 1.0) if fit.engine == "pfn" and not fit.by_draws else 0.0
+    return min(first, max(float(np.min(curve.x_target)), earliest))
+
+
 def _forecast(fit: Fit, end: float, levels: tuple[float, ...]) -> _Band:
-    first, last = float(np.min(fit.curve.x)), float(np.max(fit.curve.x))
+    first, last = first_shown(fit.curve, fit), float(np.max(fit.curve.x))
     space = np.geomspace if _is_log_x(first, end) else np.linspace
     grid = np.unique(np.concatenate([space(first, end, _GRID_POINTS), [x for x in (last,) if x < end]]))
     grid = np.clip(grid, first, end)
@@ -212,9 +223,13 @@ def _held_out(fit: Fit, x_max: float | None) -> tuple[Array, Array]:
 
 
 def _draw_points(ax: Axes, fit: Fit, x_max: float | None) -> None:
-    curve = fit.curve
-    size = 30 if len(curve.x) <= 30 else 14
-    ax.scatter(curve.x, curve.y, s=size, color=INK, linewidths=0, zorder=4, label="context")
+    curve, count = fit.curve, len(fit.curve.x)
+    size = 30 if count <= 30 else 14
+    # Many points must not hide what was fitted to them.
+    many: dict[str, Any] = (
+        {"alpha": max(0.15, MANY / count), "zorder": 1.8, "rasterized": True} if count > MANY else {"zorder": 4}
+    )
+    ax.scatter(curve.x, curve.y, s=size, color=INK, linewidths=0, label="context", **many)
     x, y = _held_out(fit, x_max)
     if len(x):
         ax.scatter(x, y, s=size + 6, facecolors="white", edgecolors=INK, linewidths=1.3, zorder=5, label="held out")
@@ -278,7 +293,8 @@ def plot_fit(fit: Fit, ax: Axes | None = None, *, levels: Sequence[float] = (0.5
     levels
         Probabilities of the central intervals, strictly between 0 and 1.
     x_max
-        Right end of the plot in the units of x; by default the forecast ends at the horizon, and all held-out points show.
+        Right end of the forecast in the units of x, and of the held-out points; the context always shows. By default the
+        forecast ends at the horizon, and all held-out points show.
 
     Returns
     -------
@@ -317,7 +333,8 @@ def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 
     level
         Probability of the central interval, strictly between 0 and 1.
     x_max
-        Right end of the plot in the units of x; by default forecasts end at the horizons, and all held-out points show.
+        Right end of the forecasts in the units of x, and of the held-out points; the context always shows. By default
+        forecasts end at the horizons, and all held-out points show.
 
     Returns
     -------

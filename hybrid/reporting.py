@@ -74,7 +74,11 @@ CALIBRATION_CELLS: tuple[Cell, ...] = (
     ),
     ("code", "figure = calibration.plot_coverage(); display(figure); plt.close(figure)"),
     ("code", "as_table(calibration.coverage())"),
-    ("markdown", "## Recovery\n\nPosterior mean, one sd either way, against the truth, on the real line: log or logit."),
+    (
+        "markdown",
+        "## Recovery\n\nPosterior mean, one sd either way, against the truth, on the real line: log or logit, a number of "
+        "breaks as it is.",
+    ),
     (
         "code",
         "if 'truth' in calibration.data.children:\n"
@@ -107,7 +111,7 @@ FIT_CELLS: tuple[Cell, ...] = (
         "if fit.prior.coordinates == 'unit':  # which end at the first context x and at the horizon\n"
         "    known = (targets >= fit.curve.x[0]) & (targets <= fit.horizon)\n"
         "    if not known.all():\n"
-        "        display(Markdown(f'{{(~known).sum()}} held-out points are left out: the prior is not defined before '\n"
+        "        display(Markdown(f'Held-out points left out: {{(~known).sum()}}; the prior is not defined before '\n"
         "                         'the first context x or beyond the horizon.'))\n"
         "if known.any():\n"
         "    forecast = fit.predict(targets[known])\n"
@@ -200,6 +204,12 @@ def _loading(subject: Calibration | Fit, source: Path) -> str:
     return f"import cloudpickle\nfrom pathlib import Path\nfit = hybrid.load_fit({str(source)!r}, law={read})"
 
 
+def _this_command() -> str:
+    """What started this process; a script by `python`."""
+    name = Path(sys.argv[0]).name
+    return " ".join(shlex.quote(word) for word in (*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]))
+
+
 def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], command: str | None = None) -> Path:
     """Write a report about a calibration or a fit: one HTML page with its figures in it, which needs no network.
 
@@ -229,7 +239,7 @@ def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], comma
     if path.suffix.lower() != ".html":
         raise InvalidArgumentError(f"{path}: the name of a report must end in .html")
     check_writable(path)
-    command = command or " ".join(shlex.quote(word) for word in (Path(sys.argv[0]).name, *sys.argv[1:]))
+    command = command or _this_command()
     cells = CALIBRATION_CELLS if isinstance(subject, Calibration) else FIT_CELLS
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "subject.nc"

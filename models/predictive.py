@@ -70,10 +70,13 @@ class MixturePredictive:
     def log_density_by_draw(self, x: Array, y: Array) -> Array:
         """log p(y | x, theta_s) for every draw, in the units of y as given; shape (S, n)."""
         y = np.broadcast_to(np.asarray(y, dtype=float) / self._frame.y_scale, np.shape(x))
-        with np.errstate(all="ignore"):
-            inside = self._noise.log_prob(y[:, None], self._level(x), self._theta)
-        outside = (y[:, None] <= 0) & np.isnan(inside)
-        return np.where(outside, -np.inf, inside).T - np.log(self._frame.y_scale)
+        found = np.empty((self._size, len(y)))
+        for s in self._blocks(x):
+            with np.errstate(all="ignore"):
+                inside = self._noise.log_prob(y[s, None], self._level(x[s]), self._theta)
+            outside = (y[s, None] <= 0) & np.isnan(inside)
+            found[:, s] = np.where(outside, -np.inf, inside).T - np.log(self._frame.y_scale)
+        return found
 
     def quantile(self, x: Array, levels: Array) -> Array:
         """Quantiles of y at the given levels in (0, 1); shape (len(levels), n), relative error 1e-11.
@@ -151,8 +154,9 @@ class MixturePredictive:
 
     def _noisy(self, x: Array, chosen: Array, rng: np.random.Generator) -> Array:
         theta = {name: value[chosen] for name, value in self._theta.items()}
-        uniform = rng.uniform(size=(np.shape(x)[0], chosen.size))
-        with np.errstate(all="ignore"):
-            y = self._noise.icdf(uniform, self._level(x)[:, chosen], theta)
-            drawn: Array = y.T * self._frame.y_scale
+        drawn = np.empty((chosen.size, len(x)))
+        for s in self._blocks(x, -(-chosen.size // self._size)):
+            with np.errstate(all="ignore"):
+                level = self._level(x[s])[:, chosen]
+                drawn[:, s] = self._noise.icdf(rng.uniform(size=level.shape), level, theta).T * self._frame.y_scale
         return drawn

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import hybrid
+from hybrid import calibrating
 from hybrid.amortized.design import Design
 from hybrid.calibrating import JOINT, PREDICTIVE
 from hybrid.diagnostics import sbc
@@ -95,6 +96,18 @@ def test_the_right_posterior_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     again = hybrid.load_calibration(path)
     assert again.verdict == found.verdict
     assert again.data.identical(found.data)
+
+
+def test_numbers_that_stand_for_names_have_no_contraction_or_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(calibrating.NOMINAL) <= {p.name for p in get_prior("nsl").parameters}
+    monkeypatch.setattr(calibrating, "NOMINAL", ("y_first",))
+    found = calibrated(monkeypatch)
+    table = found.table()[["contraction", "recovery"]].astype(float)
+    assert table.loc["y_first"].isna().all()
+    assert table.loc["y_ratio"].notna().all()
+    titles = [ax.get_title(loc="left") for ax in found.plot_recovery().axes]
+    assert "y_ratio" in titles
+    assert "y_first" not in titles
 
 
 def test_points_before_the_context_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
