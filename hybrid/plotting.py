@@ -244,7 +244,7 @@ def _header(ax: Axes, name: str | None, title: str, colour: str) -> None:
     width = ax.get_position().width * figure.get_size_inches()[0] if figure is not None else _WIDTH_INCHES
     letters = sum(len(label) + 7 for label in labels)
     rows = min(len(labels), math.ceil(letters * _LETTER_INCHES / max(width, 1.0)))
-    ax.legend(
+    legend = ax.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],
         loc="lower left",
@@ -258,6 +258,9 @@ def _header(ax: Axes, name: str | None, title: str, colour: str) -> None:
         columnspacing=1.4,
         handletextpad=0.6,
     )
+    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        if text.get_text() == "context" and handle is not None:
+            handle.set_alpha(1.0)  # many points are faint each
     if name:
         fits_in_a_line = (len(name) + len(title) + 2) * _TITLE_LETTER_INCHES <= width
         title = f"{name}: {title}" if fits_in_a_line else f"{name}\n{title}"
