@@ -69,12 +69,6 @@ def check_law(prior: "Prior") -> None:
         shipped = importlib.import_module("hybrid.models.registry").law_names()
         if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
             raise InvalidArgumentError(f"a law called {law.name!r} ships with Hybrid: give yours another `name`")
-    for attribute in ("nearly_linear", "linear"):
-        named = getattr(law, attribute)
-        if not isinstance(named, (tuple, list)) or any(n not in names for n in named):
-            raise InvalidArgumentError(
-                f"law {law.name!r}: {attribute} must be a tuple of parameters of prior {prior.name!r}, got {named!r}"
-            )
     frame = get_coordinates(prior.coordinates).native_frame(TRIED_X)
     shares = np.linspace(0.4, 0.6, TRIED_ROWS)
     theta = {p.name: p.distribution.spread_out(shares) for p in prior.parameters}
@@ -84,6 +78,12 @@ def check_law(prior: "Prior") -> None:
             f"law {law.name!r}: `mean` returns an array of shape {shape} for theta of shape {(TRIED_ROWS, 1)} and "
             f"{len(TRIED_X)} positions: return one of shape {(TRIED_ROWS, len(TRIED_X))}, by operations that broadcast"
         )
+    for attribute in ("nearly_linear", "linear"):
+        named = getattr(law, attribute)
+        if not isinstance(named, (tuple, list)) or any(n not in names for n in named):
+            raise InvalidArgumentError(
+                f"law {law.name!r}: {attribute} must be a tuple of parameters of prior {prior.name!r}, got {named!r}"
+            )
     if law.linear:
         _check_linear(prior, theta)
     try:

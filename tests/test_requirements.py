@@ -216,8 +216,12 @@ def test_what_a_law_declares_is_tried_out(law: hybrid.Law, words: str) -> None:
 
 def test_linear_parameters_are_the_prior_s_own() -> None:
     assert Prior("linear", Linear(), [LEVEL, TILT, SIGMA]).integrable == ("tilt",)
-    with pytest.raises(InvalidArgumentError, match="linear must be a tuple of parameters of prior 'linear'"):
+    with pytest.raises(InvalidArgumentError, match="law 'linear' has a parameter 'tilt'"):
         prior_of(Linear())
+    law = Falling()
+    law.linear = ("tilt",)
+    with pytest.raises(InvalidArgumentError, match=r": linear must be a tuple of parameters of prior 'falling', got \('tilt',"):
+        prior_of(law)
 
 
 @pytest.mark.parametrize("share", [Distribution("Uniform", low=0.0, high=2.0), Distribution("LogNormal", loc=-3.0, scale=1.0)])
