@@ -72,16 +72,17 @@ def _sampled(
         some = {name: np.asarray(value)[:, ::step] for name, value in result.draws.items()}
         shape = (*next(iter(some.values())).shape, x.size)
         predictive = MixturePredictive(prior, flat_draws(some), frame)
+        replicates = _dataset({"y": predictive.replicate(x, seed).reshape(shape)}, dims)
         groups = {
             "posterior": _posterior(prior, result.draws, frame),
-            "posterior_predictive": _dataset({"y": predictive.replicate(x, seed).reshape(shape)}, dims),
+            "posterior_predictive": replicates.assign_coords(draw=step * replicates["draw"].to_numpy()),
             "log_prior": _dataset(_log_prior(prior, result.draws, backend), SAMPLE),
         }
         if step == 1:
             groups["log_likelihood"] = _dataset({"y": predictive.log_density_by_draw(x, y).reshape(shape)}, dims)
         return groups
-    replicates = result.predictive.replicate(x, min(REPLICATES, max(FEWEST, LARGEST // x.size)), seed)[None]
-    groups = {"posterior_predictive": _dataset({"y": replicates}, dims)}
+    drawn = result.predictive.replicate(x, min(REPLICATES, max(FEWEST, LARGEST // x.size)), seed)[None]
+    groups = {"posterior_predictive": _dataset({"y": drawn}, dims)}
     if not result.draws:
         return groups
     classes = _dataset(result.draws, SAMPLE)

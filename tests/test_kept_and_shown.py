@@ -145,6 +145,7 @@ def test_a_long_curve_does_not_fill_the_memory(prior: str, tmp_path: Path, monke
     monkeypatch.setattr(datatree, "LARGEST", 8 * 250)
     fit = hybrid.fit(curve, prior, "pfn")
     assert fit.data["posterior_predictive"]["y"].shape == (1, 250, 8)
+    np.testing.assert_array_equal(fit.data["posterior_predictive"]["draw"], np.arange(250) * (8 if prior == "m4" else 1))
     assert "log_likelihood" not in fit.data.children
     fit.save(tmp_path / "fit.nc")
     assert hybrid.load_fit(tmp_path / "fit.nc") == fit
