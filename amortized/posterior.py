@@ -24,6 +24,7 @@ import zuko  # noqa: E402
 Distribution.set_default_validate_args(_validates)  # importing zuko turns torch's checks off for everyone
 
 SPLINE_BINS = 8
+BLOCK = 4_000_000  # likelihoods of one point under one draw that are held at once
 SUMMARY = 64  # what the transforms are conditioned on: they run once per draw, so it is kept short
 LEAST_SLOPE = 1e-5
 LEAST_WEIGHT = 1e-6  # of a mode of the law
@@ -263,8 +264,11 @@ class FlowHead(nn.Module):
         real = [b.inv(theta[k]) for k, b in zip(self.names, bijections, strict=True)]
         scale = [b.log_abs_det_jacobian(u, theta[k]) for k, b, u in zip(self.names, bijections, real, strict=True)]
         prior: Tensor = sum(self.prior.log_prior(theta).values()) + sum(scale)
-        points = self.prior.log_likelihood(theta, x, y, frame)
-        found: Tensor = prior + (points if mask is None else torch.where(mask, points, 0.0)).sum(-1)
+        step = max(1, BLOCK // prior.numel()) if mask is None else x.shape[-1]
+        found = prior
+        for some in range(0, x.shape[-1], step):  # at once the points of a long curve would fill the memory
+            points = self.prior.log_likelihood(theta, x[..., some : some + step], y[..., some : some + step], frame)
+            found = found + (points if mask is None else torch.where(mask, points, 0.0)).sum(-1)
         return torch.where(found.isnan(), -torch.inf, found)  # as NUTS has it where a law breaks down
 
 

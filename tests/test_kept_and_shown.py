@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 
 import hybrid
 from hybrid import benchmark_scores
+from hybrid.amortized import posterior
 from hybrid.benchmark_scores import render
 from hybrid.cli import main
 from hybrid.diagnostics import datatree
@@ -159,3 +160,12 @@ def test_a_long_curve_does_not_fill_the_memory(prior: str, tmp_path: Path, monke
         for check in refused:
             with pytest.raises(InvalidArgumentError, match="is not kept for each draw"):
                 check(fit)
+
+
+def test_the_density_of_a_long_curve_is_that_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = hybrid.Curve(X, Y * np.exp(0.01 * np.sin(7.0 * X)))
+    whole = hybrid.fit(curve, "m4", "pfn").result.sample_stats
+    monkeypatch.setattr(posterior, "BLOCK", 1)
+    parts = hybrid.fit(curve, "m4", "pfn").result.sample_stats
+    np.testing.assert_allclose(parts["lp"], whole["lp"], rtol=1e-9)
+    np.testing.assert_allclose(parts["log_ratio"], whole["log_ratio"], rtol=1e-6, atol=1e-6)

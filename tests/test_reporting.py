@@ -90,7 +90,9 @@ def test_report_shows_names_and_numbers_as_they_are(tmp_path: Path) -> None:
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; *two* of _three_" in page
     assert "x&lt;y" in page
-    assert "1 held-out points are left out" in page  # beyond ten times the last context x, where this prior ends
+    assert (
+        "Held-out points left out: 1; the prior is not defined" in page
+    )  # beyond ten times the last context x, where this prior ends
     assert "2.5e-06" in page
     assert "5e-06" in page  # of the leave-one-out table
 
