@@ -160,6 +160,11 @@ def nslpfn_cases(folder: PathLike, domains: Sequence[str]) -> list[Case]:
     return found
 
 
+def as_paths(data: PathLike | Iterable[PathLike] | None) -> list[PathLike] | None:
+    """One file or several as a list; None as it is."""
+    return None if data is None else [data] if isinstance(data, (str, os.PathLike)) else list(data)
+
+
 def collect_cases(
     data: PathLike | Iterable[PathLike] | None, nslpfn_data: PathLike | None, domains: Sequence[str]
 ) -> list[Case]:
@@ -174,10 +179,10 @@ def collect_cases(
     UnknownNameError
         If no curve is of a chosen domain.
     """
-    paths: list[PathLike] = [] if data is None else [data] if isinstance(data, (str, os.PathLike)) else list(data)
-    if data is not None and not paths:
+    paths = as_paths(data)
+    if paths == []:
         raise InvalidArgumentError("data names no file: give at least one, or None for the shipped examples")
-    readers: list[Callable[[], list[Case]]] = [functools.partial(read_cases, Path(path)) for path in paths]
+    readers: list[Callable[[], list[Case]]] = [functools.partial(read_cases, Path(path)) for path in paths or []]
     if nslpfn_data is not None:
         readers.append(functools.partial(nslpfn_cases, nslpfn_data, domains))
     cases = [case for read in readers or [example_cases] for case in read()]

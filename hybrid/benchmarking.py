@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.benchmark_cases import Case, PathLike, collect_cases
+from hybrid.benchmark_cases import Case, PathLike, as_paths, collect_cases
 from hybrid.benchmark_methods import BANDS, FAILED, FIGURES, GRID, SHEETS, Method, Record, as_method, batches, run_method
 from hybrid.benchmark_scores import curve_table, failures, render, summarise
 from hybrid.models.checks import as_integer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CACHE = "cache"
-SHEET_NAME = re.compile(r"[\w.]+-(pfn|nuts|least_squares|auto)_[\w.]+(-[0-9a-f]{6})?-\d+\.png")
+SHEET_NAME = re.compile(r"[\w.]+-(pfn|nuts|least_squares|auto)_[\w.]+(-[0-9a-f]{6})?-\d+\.png")  # as benchmark_plots has it
 FORMAT = "hybrid benchmark 1"
 TABLE, CURVES = "table.csv", "curves.csv"
 WRITTEN = (TABLE, CURVES, *FIGURES)
@@ -216,10 +216,10 @@ def benchmark(
     """
     chosen = _as_methods(methods)
     seed = as_integer(seed, "seed", 0, 2**32 - 1)
-    sources = data if data is None or isinstance(data, (str, os.PathLike)) else tuple(data)
+    sources = as_paths(data)
     folder = None if out is None else Path(out)
     if folder is not None:
-        _check_folder(folder, sources)
+        _check_folder(folder, sources or [])
     cases = collect_cases(sources, nslpfn_data, _names(domains))
     cache = None if folder is None else _Cache(folder / CACHE, seed)
     records = _run(chosen, cases, cache, fresh, seed, workers, dask, progress)
@@ -230,10 +230,9 @@ def benchmark(
     return found
 
 
-def _check_folder(folder: Path, data: PathLike | tuple[PathLike, ...] | None) -> None:
+def _check_folder(folder: Path, data: Sequence[PathLike]) -> None:
     """Refuse, before the work, a folder where the tables cannot be written, or would take the place of the data."""
-    sources = () if data is None else (data,) if isinstance(data, (str, os.PathLike)) else data
-    read = {os.path.realpath(source): source for source in sources if isinstance(source, (str, os.PathLike))}
+    read = {os.path.realpath(path): path for path in data}
     for name in WRITTEN:
         path = folder / name
         source = read.get(os.path.realpath(path))

@@ -260,10 +260,9 @@ def _as_fits(
 ) -> list[Fit]:
     versions = versions_of(engine)
     if engine != "pfn" and curves:
-        frame = frame_of(prior, curves[0], *scales[0])
-        doubt = without_curve(prior, frame.x_to(curves[0].x), frame, seed)
-        frames = [frame_of(prior, curve, *each) for curve, each in zip(curves, scales, strict=True)]
         assert isinstance(prior, Prior)
+        frames = [frame_of(prior, curve, *each) for curve, each in zip(curves, scales, strict=True)]
+        doubt = without_curve(prior, frames[0].x_to(curves[0].x), frames[0], seed)
         ends = [without_forecast(prior, flat_draws(r.draws), each) for r, each in zip(results, frames, strict=True)]
         results = [
             dataclasses.replace(r, status="needs_review", reasons=(*r.reasons, *doubt, *end)) if doubt or end else r

@@ -18,7 +18,6 @@ from hybrid.models.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from hybrid.curve import Curve
     from hybrid.result import Fit
 
 Array = np.ndarray[Any, Any]
@@ -67,9 +66,9 @@ def _end(fit: Fit, x_max: float | None) -> float:
     return end
 
 
-def first_shown(curve: Curve, fit: Fit) -> float:
+def _first_shown(fit: Fit) -> float:
     """Where the forecast begins: at the first context x, or at a held-out point before it, as far as the fit forecasts."""
-    first = float(np.min(curve.x))
+    curve, first = fit.curve, float(np.min(fit.curve.x))
     if curve.x_target is None or not len(curve.x_target) or fit.prior.coordinates == "unit":
         return first
     earliest = first * fit.info.get("earliest", 1.0) if fit.engine == "pfn" and not fit.by_draws else 0.0
@@ -77,7 +76,7 @@ def first_shown(curve: Curve, fit: Fit) -> float:
 
 
 def _forecast(fit: Fit, end: float, levels: tuple[float, ...]) -> _Band:
-    first, last = first_shown(fit.curve, fit), float(np.max(fit.curve.x))
+    first, last = _first_shown(fit), float(np.max(fit.curve.x))
     space = np.geomspace if _is_log_x(first, end) else np.linspace
     grid = np.unique(np.concatenate([space(first, end, _GRID_POINTS), [x for x in (last,) if x < end]]))
     grid = np.clip(grid, first, end)

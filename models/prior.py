@@ -142,7 +142,7 @@ class AbstractPrior(abc.ABC):
             raise InvalidArgumentError(f"backend must be 'jax' or 'torch', got {backend!r}")
         frame = get_coordinates(self.coordinates).native_frame(x)
         theta, mean, y = self.draw(n, x, frame, seed, backend)
-        without = (np.isnan(np.asarray(mean)) | np.isnan(np.asarray(y))).any(-1).mean()
+        without = share_without(mean, y)
         if without > 0:
             raise InvalidArgumentError(
                 f"{without:.2%} of the draws of prior {self.name!r} have no curve at these x: change the distributions of its "
@@ -153,6 +153,11 @@ class AbstractPrior(abc.ABC):
         variables["y"] = (("draw", "x"), np.asarray(y))
         attrs = {"prior": self.name, "fingerprint": self.fingerprint, "seed": seed, "backend": backend}
         return xr.Dataset(variables, coords={"draw": np.arange(n), "x": x}, attrs=attrs)
+
+
+def share_without(mean: Array, y: Array) -> float:
+    """The share of draws without a curve: a NaN in the mean (n, n_x), or in y (n, n_x) where the noise allows no such mean."""
+    return float((np.isnan(np.asarray(mean)) | np.isnan(np.asarray(y))).any(-1).mean())
 
 
 def expand(theta: Theta) -> dict[str, Array]:

@@ -8,13 +8,13 @@ from hybrid.models.coordinates import Frame
 from hybrid.models.errors import EngineUnavailableError
 from hybrid.models.law import Theta
 from hybrid.models.predictive import MixturePredictive
-from hybrid.models.prior import AbstractPrior, Prior
+from hybrid.models.prior import AbstractPrior, Prior, share_without
 from hybrid.models.registry import PRIORS
 
 Array = Any
 TRIED = 1000  # draws of the prior
-ASKED = 8  # positions from the last context x to the horizon
 MOST_WITHOUT = 0.01  # of them without a curve, before the user is told
+ASKED = 8  # positions from the last context x to the horizon
 
 
 def require_continuous(prior: AbstractPrior, engine: str) -> Prior:
@@ -52,7 +52,7 @@ def without_curve(prior: AbstractPrior, x: Array, frame: Frame, seed: int) -> tu
     if prior in PRIORS:
         return ()
     _, mean, y = prior.draw(TRIED, x, frame, seed, "jax")
-    share = (np.isnan(np.asarray(mean)) | np.isnan(np.asarray(y))).any(-1).mean()  # y where noise of log y has no log f
+    share = share_without(mean, y)
     if share <= MOST_WITHOUT:
         return ()
     return (
