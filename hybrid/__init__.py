@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hybrid.comparing import Agreement, agreement
     from hybrid.curve import Curve
     from hybrid.fitting import fit, fit_many, priors
+    from hybrid.loading import load_fit
     from hybrid.models.distributions import Distribution
     from hybrid.models.errors import (
         EngineUnavailableError,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from hybrid.published import examples, load_example
     from hybrid.reading import read_csv, read_curves
     from hybrid.reporting import write_report
-    from hybrid.result import Fit, load_fit
+    from hybrid.result import Fit
 
     __version__: str
 
@@ -87,6 +88,7 @@ _HOMES = {
     "hybrid.comparing": ("Agreement", "agreement"),
     "hybrid.curve": ("Curve",),
     "hybrid.fitting": ("fit", "fit_many", "priors"),
+    "hybrid.loading": ("load_fit",),
     "hybrid.models.distributions": ("Distribution",),
     "hybrid.models.errors": (
         "EngineUnavailableError",
@@ -104,7 +106,7 @@ _HOMES = {
     "hybrid.published": ("examples", "load_example"),
     "hybrid.reading": ("read_csv", "read_curves"),
     "hybrid.reporting": ("write_report",),
-    "hybrid.result": ("Fit", "load_fit"),
+    "hybrid.result": ("Fit",),
 }
 _NAMES_THERE = {"train": "train_prior"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

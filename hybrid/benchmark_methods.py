@@ -19,7 +19,7 @@ from hybrid.models.identity import identity
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
 from hybrid.reading import read_prior
-from hybrid.result import Fit
+from hybrid.result import Fit, first_shown
 
 Record = dict[str, np.ndarray]
 
@@ -146,8 +146,9 @@ def _forecasts(fit: Fit, case: Case, milliseconds: float) -> Record:
     begin = time.perf_counter()
     bands = fit.predict(x, levels=BANDS)["quantiles"].transpose("quantile", "x").to_numpy() / unit
     milliseconds += 1e3 * (time.perf_counter() - begin)
-    grid = np.geomspace(float(case.curve.x[0]), case.horizon, GRID)
-    grid[[0, -1]] = float(case.curve.x[0]), case.horizon  # rounding must not leave the coordinates
+    begins = first_shown(fit, x)
+    grid = np.geomspace(begins, case.horizon, GRID)
+    grid[[0, -1]] = begins, case.horizon  # rounding must not leave the coordinates
     crps_quantiles = fit.predict(x, levels=list(CRPS_LEVELS))["quantiles"].transpose("quantile", "x").to_numpy() / unit
     with np.errstate(invalid="ignore", over="ignore"):
         crps = quantile_crps(crps_quantiles, CRPS_LEVELS, y / unit)

@@ -65,8 +65,9 @@ def calibrate_command(
 def report_command(source: Path, out: Path | None) -> None:
     """Write a report about a fit, or a calibration, that was saved as NetCDF: one HTML page that needs no network."""
     from hybrid.calibrating import Calibration, load_calibration
+    from hybrid.loading import load_fit
     from hybrid.reporting import write_report
-    from hybrid.result import Fit, load_fit
+    from hybrid.result import Fit
 
     page = source.with_suffix(".html") if out is None else out
     check_output(page, (".html",))

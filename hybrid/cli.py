@@ -195,7 +195,7 @@ def _positions(fit: Fit, at: Sequence[float]) -> tuple[list[float], list[float |
     if at:
         return list(at), [None] * len(at)
     held_out = list(zip(*_targets(fit.curve), strict=True))
-    known = [(x, y) for x, y in held_out if fit.prior.coordinates != "unit" or fit.curve.x[0] <= x <= fit.horizon]
+    known = [(x, y) for x, y in held_out if fit.defined_for[0] <= x <= fit.defined_for[1]]
     left = len(held_out) - len(known)
     if left:
         points, are = ("point", "is") if left == 1 else ("points", "are")

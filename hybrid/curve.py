@@ -20,15 +20,18 @@ def _check_values(x: np.ndarray, y: np.ndarray, names: tuple[str, str]) -> None:
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 1 / LIMIT) & (values <= LIMIT)))
         if bad.size:
             i, value = int(bad[0]), float(values[bad[0]])
-            raise InvalidCurveError(f"{name}[{i}] = {value:g}: {_remedy(value, name)}")
+            raise InvalidCurveError(f"{name}[{i}] = {value:g}: {remedy(value, name.startswith('x'))}")
 
 
-def _remedy(value: float, name: str) -> str:
+def remedy(value: float, is_scale: bool) -> str:
+    """What to do about a value that a curve cannot have, as x where it is the scale, else as y; "" where it can."""
     if not np.isfinite(value):
         return "every value must be finite; remove the point"
+    if 1 / LIMIT <= value <= LIMIT:
+        return ""
     if value > 0:
         return f"values must lie between {1 / LIMIT:g} and {LIMIT:g}; change the units"
-    if name.startswith("x"):
+    if is_scale:
         return "a scale (tokens, parameters, FLOPs) must be above 0; remove the point"
     return "a loss or error must be above 0; remove the point, or subtract an accuracy from 1"
 

@@ -14,6 +14,7 @@ from matplotlib.mathtext import MathTextParser
 
 from hybrid.models.checks import as_floats, as_positive
 from hybrid.models.errors import InvalidArgumentError
+from hybrid.result import first_shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,17 +67,8 @@ def _end(fit: Fit, x_max: float | None) -> float:
     return end
 
 
-def _first_shown(fit: Fit) -> float:
-    """Where the forecast begins: at the first context x, or at a held-out point before it, as far as the fit forecasts."""
-    curve, first = fit.curve, float(np.min(fit.curve.x))
-    if curve.x_target is None or not len(curve.x_target) or fit.prior.coordinates == "unit":
-        return first
-    earliest = first * fit.info.get("earliest", 1.0) if fit.engine == "pfn" and not fit.by_draws else 0.0
-    return min(first, max(float(np.min(curve.x_target)), earliest))
-
-
 def _forecast(fit: Fit, end: float, levels: tuple[float, ...]) -> _Band:
-    first, last = _first_shown(fit), float(np.max(fit.curve.x))
+    first, last = first_shown(fit, fit.curve.x_target), float(np.max(fit.curve.x))
     space = np.geomspace if _is_log_x(first, end) else np.linspace
     grid = np.unique(np.concatenate([space(first, end, _GRID_POINTS), [x for x in (last,) if x < end]]))
     grid = np.clip(grid, first, end)

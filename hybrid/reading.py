@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybrid.curve import Curve
+from hybrid.curve import Curve, remedy
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, InvalidCurveError
 
 if TYPE_CHECKING:
@@ -93,11 +93,14 @@ def _require(path: str | os.PathLike[str], columns: list[str], names: tuple[str,
             raise FileFormatError(f"{path} has no column {name!r}; it has {', '.join(columns)}{hint}")
 
 
-def _number(path: str | os.PathLike[str], line: int, column: str, cell: str) -> float:
+def _number(path: str | os.PathLike[str], line: int, column: str, cell: str, is_scale: bool) -> float:
     try:
-        return float(cell)
+        number = float(cell)
     except ValueError:
         raise InvalidCurveError(f"{path}, line {line}: {column} = {cell!r} is not a number: correct or remove it") from None
+    if problem := remedy(number, is_scale):
+        raise InvalidCurveError(f"{path}, line {line}: {column} = {cell.strip()}: {problem}")
+    return number
 
 
 def _one_label(rows: list[Row], column: str, default: str) -> str:
@@ -116,7 +119,7 @@ def _curve(path: str | os.PathLike[str], rows: list[Row], x: str, y: str, name: 
                 "it means something else"
             )
         for values, column in zip(points[split], (x, y), strict=True):
-            values.append(_number(path, line, column, row[column]))
+            values.append(_number(path, line, column, row[column], is_scale=column == x))
     x_label, y_label = _one_label(rows, "x_label", x), _one_label(rows, "y_label", y)
     try:
         return Curve(*points["context"], x_label, y_label, *points["target"], name=name)
@@ -200,7 +203,7 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
     Raises
     ------
     FileFormatError, InvalidCurveError
-        As `read_csv`; the message names the curve.
+        As `read_csv`; the message names the line, or the curve.
     """
     columns, rows = read_table(path)
     _require(path, columns, ("curve", "x", "y"))

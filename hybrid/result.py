@@ -14,15 +14,13 @@ import xarray as xr
 
 from hybrid.amortized.importance import TRUSTED_K, pareto_k
 from hybrid.curve import Curve
-from hybrid.diagnostics.datatree import build_datatree, flat_draws, read_datatree, write_datatree
+from hybrid.diagnostics.datatree import build_datatree, flat_draws, write_datatree
 from hybrid.models.checks import as_floats, as_integer, as_positive
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.engine import EngineResult, Problem
-from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
-from hybrid.models.law import Law
+from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Prior
-from hybrid.models.registry import prior_from_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,6 +162,20 @@ class Fit:
     def frame(self) -> Frame:
         """The frame between the prior's coordinates and the user's units."""
         return frame_of(self.prior, self.curve, self.horizon, self.y_scale)
+
+    @property
+    def defined_for(self) -> tuple[float, float]:
+        """The smallest and the largest x at which the prior is defined: 0 and infinity, but for one in unit coordinates the
+        first context x and the horizon."""
+        return get_coordinates(self.prior.coordinates).defined_for(float(self.curve.x[0]), self.horizon)
+
+    @property
+    def trained_for(self) -> tuple[float, float]:
+        """The smallest and the largest x that a network was trained to forecast for this curve; 0 and infinity if none does."""
+        if self.engine != "pfn" or self.by_draws:
+            return 0.0, np.inf
+        first, last = float(self.curve.x[0]), float(self.curve.x[-1])
+        return first * self.info.get("earliest", 1.0), max(self.horizon, last * self.info.get("farthest", np.inf))
 
     @functools.cached_property
     def predictive(self) -> "MixturePredictive | AmortizedPredictive":
@@ -386,25 +398,21 @@ class Fit:
             raise InvalidArgumentError(f"{name} is empty: give at least one position")
         for value in x[~((x >= 1e-100) & (x <= 1e100))]:
             as_positive(float(value), name)
-        if self.prior.coordinates == "unit":
-            first, beyond = float(self.curve.x[0]), x[x > self.horizon * (1 + EDGE)]
-            if beyond.size:
-                raise InvalidArgumentError(
-                    f"{name} = {beyond[0]:g} lies beyond the horizon {self.horizon:g}, where prior {self.prior.name!r} is not "
-                    f"defined: fit again with horizon={beyond.max():g}"
-                )
-            if np.any(x < first * (1 - EDGE)):
-                raise InvalidArgumentError(
-                    f"{name} = {x.min():g} lies before the first context x {first:g}, where prior {self.prior.name!r} is not "
-                    "defined: ask for later x, or add earlier points"
-                )
-        elif self.engine == "pfn" and not self.by_draws:
-            earliest = self.curve.x[0] * self.info.get("earliest", 1.0)
-            if np.any(x < earliest * (1 - EDGE)):
-                warnings.warn(BEFORE.format(name, x.min(), earliest), stacklevel=3)
-            farthest = max(self.horizon, self.curve.x[-1] * self.info.get("farthest", np.inf))
-            if np.any(x > farthest * (1 + EDGE)):
-                warnings.warn(BEYOND.format(name, x.max(), farthest), stacklevel=3)
+        (first, horizon), (earliest, farthest) = self.defined_for, self.trained_for
+        if np.any(x > horizon * (1 + EDGE)):
+            raise InvalidArgumentError(
+                f"{name} = {x[x > horizon * (1 + EDGE)][0]:g} lies beyond the horizon {horizon:g}, where prior "
+                f"{self.prior.name!r} is not defined: fit again with horizon={x.max():g}"
+            )
+        if np.any(x < first * (1 - EDGE)):
+            raise InvalidArgumentError(
+                f"{name} = {x.min():g} lies before the first context x {first:g}, where prior {self.prior.name!r} is not "
+                "defined: ask for later x, or add earlier points"
+            )
+        if np.any(x < earliest * (1 - EDGE)):
+            warnings.warn(BEFORE.format(name, x.min(), earliest), stacklevel=3)
+        if np.any(x > farthest * (1 + EDGE)):
+            warnings.warn(BEYOND.format(name, x.max(), farthest), stacklevel=3)
         return x
 
     def _x(self, x: np.ndarray) -> xr.DataArray:
@@ -429,72 +437,9 @@ def _finite(values: Array, x: np.ndarray, name: str) -> np.ndarray:
     return np.broadcast_to(found, x.shape)
 
 
-def _check_attributes(attrs: Mapping[Any, Any]) -> None:
-    """What a file says of its fit must be what a fit can be."""
-    for name in ("horizon", "y_scale"):
-        as_positive(float(attrs[name]), name)
-    as_integer(int(attrs["seed"]), "seed", 0, 2**32 - 1)
-    for name, allowed in (("engine", ("nuts", "pfn", "least_squares")), ("status", ("ok", "needs_review"))):
-        if attrs[name] not in allowed:
-            raise FileFormatError(f"its {name} is {attrs[name]!r}, which is none of {', '.join(allowed)}")
-    if not isinstance(json.loads(attrs["info"]), dict):
-        raise FileFormatError("its info is not a mapping")
-
-
-def load_fit(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
-    """Read a fit that `Fit.save` wrote; it equals the fit that was saved.
-
-    Its forecasts do, too, but for those by a network of one of many curves, which differ in the sixth digit; see `fit_many`.
-
-    Parameters
-    ----------
-    path
-        The NetCDF file.
-    law
-        The law, where it is the user's own and not one that ships.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is missing, damaged, not one of a fit, or its prior cannot be rebuilt here.
-    """
-    tree = read_datatree(path)
-    try:
-        attrs, constant = tree.attrs, tree["constant_data"]
-        _check_attributes(attrs)
-        prior = prior_from_json(attrs["prior_json"], law)
-        if prior.fingerprint != attrs["fingerprint"]:
-            raise FileFormatError(f"{path} was fitted under another prior than the one it describes: fit again")
-        held_out = {k: constant[k].to_numpy() for k in ("x_target", "y_target") if k in constant}
-        curve = Curve(
-            constant["x"].to_numpy(),
-            tree["observed_data"]["y"].to_numpy(),
-            attrs["x_label"],
-            attrs["y_label"],
-            name=attrs.get("name"),
-            **held_out,
-        )
-        posterior: Any = tree["posterior"] if "posterior" in tree.children else {}
-        names = [p.name for p in prior.parameters if p.name in posterior]
-        if len(names) < len(prior.parameters):
-            if attrs["engine"] != "pfn" or "log_likelihood" in tree.children:
-                missing = next(p.name for p in prior.parameters if p.name not in names)
-                raise FileFormatError(f"{path} lacks the draws of {missing}: save it again with fit.save(...)")
-            names = [str(name) for name in getattr(posterior, "data_vars", ())]  # classes of a mixture
-        draws = {name: posterior[name].to_numpy() for name in names}
-        stats = tree.children.get("sample_stats")
-        result = EngineResult(
-            draws,
-            {} if stats is None else {str(k): v.to_numpy() for k, v in stats.data_vars.items()},
-            attrs["status"],
-            tuple(json.loads(attrs["reasons"])),
-            json.loads(attrs["info"]),
-        )
-        scales = float(attrs["horizon"]), float(attrs["y_scale"])
-        fit = Fit(curve, prior, attrs["engine"], *scales, int(attrs["seed"]), result, json.loads(attrs["versions"]))
-    except FileFormatError:
-        raise
-    except (HybridError, KeyError, ValueError, TypeError) as error:
-        raise FileFormatError(f"{path} is not a complete fit ({error}): save it again with fit.save(...)") from None
-    vars(fit)["data"] = tree
-    return fit
+def first_shown(fit: Fit, held_out: Array | None) -> float:
+    """Where a picture of a forecast begins: at the first context x, or at held-out x before it, as far as the fit goes."""
+    first = float(fit.curve.x[0])
+    if held_out is None or not len(held_out):
+        return first
+    return min(first, max(float(np.min(held_out)), fit.defined_for[0], fit.trained_for[0]))

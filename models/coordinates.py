@@ -1,6 +1,7 @@
 """The invertible map between a user's units and the coordinates in which a prior is stated."""
 
 import abc
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -43,6 +44,10 @@ class Coordinates(abc.ABC):
         """The frame of a curve whose context x (shape (n,), any order) and horizon are in the user's units."""
 
     @abc.abstractmethod
+    def defined_for(self, first: float, horizon: float) -> tuple[float, float]:
+        """The smallest and the largest x that lie in them, for a first context x and a horizon, in the user's units."""
+
+    @abc.abstractmethod
     def native_frame(self, x: Array) -> Frame:
         """The frame to use for x, shape (n,) or (..., n), that are already in the prior's coordinates: of each curve its own.
 
@@ -65,6 +70,10 @@ class Ratio(Coordinates):
     def frame(self, x: Array, horizon: float, y_scale: float) -> Frame:
         last = float(np.max(x))
         return Frame(0.0, last, y_scale, float(np.min(x)) / last, 1.0, horizon / last)
+
+    def defined_for(self, first: float, horizon: float) -> tuple[float, float]:
+        del first, horizon
+        return 0.0, math.inf
 
     def native_frame(self, x: Array) -> Frame:
         low, high = _ends(x)
@@ -93,6 +102,9 @@ class Unit(Coordinates):
                 "nearer one, leave out the first points, or take a prior in ratio coordinates, such as 'nsl'"
             )
         return Frame(shift, scale, y_scale, self.low, (last - shift) / scale, 1.0)
+
+    def defined_for(self, first: float, horizon: float) -> tuple[float, float]:
+        return first, horizon
 
     def native_frame(self, x: Array) -> Frame:
         low, high = _ends(x)

@@ -18,11 +18,14 @@ from matplotlib import pyplot as plt
 import hybrid
 from hybrid import benchmark_scores
 from hybrid.amortized import posterior
+from hybrid.benchmark_cases import read_cases
+from hybrid.benchmark_methods import as_method, run_method
 from hybrid.benchmark_scores import render
 from hybrid.cli import main
 from hybrid.diagnostics import datatree
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.output import as_markdown, as_table
+from hybrid.result import first_shown
 
 X = np.geomspace(1.0, 100.0, 8)
 Y = 0.3 + 0.5 * X**-0.4
@@ -169,3 +172,28 @@ def test_the_density_of_a_long_curve_is_that_of_its_parts(monkeypatch: pytest.Mo
     parts = hybrid.fit(curve, "m4", "pfn").result.sample_stats
     np.testing.assert_allclose(parts["lp"], whole["lp"], rtol=1e-9)
     np.testing.assert_allclose(parts["log_ratio"], whole["log_ratio"], rtol=1e-6, atol=1e-6)
+
+
+def test_sheets_of_a_benchmark_begin_at_early_held_out_points(tmp_path: Path) -> None:
+    (case,) = read_cases(write(tmp_path / "early.csv", before=True))
+    (record,) = run_method(as_method("least_squares:m2"), [case], 0)
+    assert record["grid"][[0, -1]].tolist() == [X[0], X[-1]]
+    assert np.all(np.diff(record["grid"]) > 0)
+    (case,) = read_cases(write(tmp_path / "usual.csv"))
+    (record,) = run_method(as_method("pfn:nslpfn"), [case], 0)
+    assert record["grid"][[0, -1]].tolist() == [X[0], X[-1]]
+
+
+def test_a_fit_says_where_it_is_defined_and_what_its_network_was_trained_for() -> None:
+    curve = hybrid.Curve(X, Y, x_target=[X[0] / 1e4, 2 * X[-1]], y_target=[2.0, 0.3])
+    exact = hybrid.fit(curve, "m2", "least_squares")
+    assert exact.defined_for == exact.trained_for == (0.0, np.inf)
+    assert first_shown(exact, curve.x_target) == X[0] / 1e4
+    network = hybrid.fit(curve, "m4", "pfn", horizon=1e6)
+    assert network.defined_for == (0.0, np.inf)
+    assert network.trained_for == pytest.approx((X[0] / 300, 1e6))  # what was asked for is judged by the status
+    assert first_shown(network, curve.x_target) == pytest.approx(X[0] / 300)
+    assert first_shown(network, None) == X[0]
+    published = hybrid.fit(curve, "nslpfn", "pfn", horizon=500.0)
+    assert published.defined_for == (X[0], 500.0)
+    assert first_shown(published, curve.x_target) == X[0]
