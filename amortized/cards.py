@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ _FIELDS = {
     "weights_sha256": str,
     "scores": dict,
 }
+_MAYBE = {"origin": dict, "note": str, "law_values": list}  # fields that a card need not have
+_ORIGIN = {"prior": str, "fingerprint": str, "weights": str, "curves": int}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,18 +91,29 @@ def read_card(path: Path) -> Card:
         raise FileFormatError(
             f"there is no model card {path}: weights and card travel together; train with `hybrid train`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileFormatError(f"the model card {path} is damaged ({error}): train again with `hybrid train`") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileFormatError(f"{path} is not a model card of this version of Hybrid: train again with `hybrid train`")
-    for name, kind in _FIELDS.items():
+    for name, kind in {**_FIELDS, **{name: kind for name, kind in _MAYBE.items() if name in content}}.items():
         value: Any = content.get(name)
-        sound = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-        if not sound or (name == "prior" and not isinstance(value.get("name"), str)):
+        sound = _is(value, kind)
+        if sound and name == "prior":
+            sound = isinstance(value.get("name"), str)
+        if sound and name == "origin":
+            sound = all(_is(value.get(part), of) for part, of in _ORIGIN.items()) and _is(value.get("note", ""), str)
+        if not sound:
             raise FileFormatError(
                 f"the model card {path} lacks {name!r} or holds nonsense there: train again with `hybrid train`"
             )
     return Card(path, content)
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a field of a card is of its kind; numbers are counts or times, and none is below 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        return False
+    return not isinstance(value, (int, float)) or 0 <= value < math.inf
 
 
 _TITLES = {"held_out_loss": "held-out loss of training, nats per target: of placing and of the bars"}

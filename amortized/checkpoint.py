@@ -117,6 +117,8 @@ class Origin:
     def read(cls, path: str | os.PathLike[str]) -> "Origin":
         """Read a checkpoint, given the path of its card or of its weights, or the name of a prior whose weights are found.
 
+        `bnsl` is the prior, `./bnsl` or `bnsl.json` a file.
+
         Raises
         ------
         EngineUnavailableError
@@ -127,7 +129,7 @@ class Origin:
             If it is not a path.
         """
         try:
-            is_name = os.fspath(path) in prior_names() and not Path(path).with_suffix(".json").exists()
+            is_name = os.fspath(path) == path and path in prior_names()  # and not a Path of that name
         except (TypeError, ValueError):
             raise InvalidArgumentError(
                 f"origin must be the path of a card or of weights, or the name of a prior, got {path!r}"

@@ -45,8 +45,8 @@ class Described(NamedTuple):
     frame: Frame  #: fields (B, 1)
 
     def row(self, i: int) -> "Described":
-        """One of the contexts."""
-        return rows_of(self, slice(i, i + 1))  # type: ignore[no-any-return]
+        """One of the contexts, in memory of its own: a part of the batch would keep all of it."""
+        return rows_of(self, torch.tensor([i], device=self.mask.device))  # type: ignore[no-any-return]
 
 
 class Tokens(NamedTuple):

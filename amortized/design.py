@@ -18,6 +18,7 @@ FORMAT = 1
 SPACINGS = ("linear", "log", "geometric", "irregular")
 MEASURED = 20  # measurements, at least, behind a context that shows the best so far
 MOST_POINTS = 10**6
+MOST_DECADES = 50.0  # of a context, and from its end to the horizon
 NEW_BESTS = 0.25  # of the contexts that are the best so far, the share in which only new bests are reported
 
 
@@ -114,6 +115,11 @@ class Design:
             if not (low <= high < math.inf and (low > least or (lowest_is_allowed and low == least))):
                 bound = "at least" if lowest_is_allowed else "above"
                 raise InvalidArgumentError(f"{name} must be a range (low, high) with low {bound} {least:g}, got {low}, {high}")
+        if self.decades[1] > MOST_DECADES or self.horizon[1] > 10.0**MOST_DECADES:
+            raise InvalidArgumentError(
+                f"contexts and horizons must span at most {MOST_DECADES:g} decades, got decades {self.decades} and horizons "
+                f"{self.horizon}"
+            )
         object.__setattr__(self, "context", tuple(as_integer(size, "context", 3, MOST_POINTS) for size in self.context))
         object.__setattr__(self, "targets", as_integer(self.targets, "targets", 1, MOST_POINTS))
         for name in ("repeated", "interpolated", "best_so_far", "before"):

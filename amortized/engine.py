@@ -20,7 +20,7 @@ from hybrid.amortized.importance import TRUSTED_K, pareto_k, resampled, surplus,
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
-from hybrid.amortized.threads import one_thread
+from hybrid.amortized.threads import undisturbed
 from hybrid.amortized.typical import NAMED, WANDER, WIDTH
 from hybrid.models.checks import as_integer
 from hybrid.models.coordinates import Frame
@@ -39,6 +39,7 @@ MISSED = 20.0  # nats by which the best draw may be less likely than a mode of t
 UNEVEN = 0.05  # surplus (see importance.py) that is too large
 MANY = 50  # curves, for which a progress bar is shown even where each takes milliseconds
 AT_ONCE = 256  # curves that are looked at in one pass
+POINTS = 100_000  # of one pass, padding included
 
 
 class LazyDraws(Mapping[str, np.ndarray]):
@@ -105,8 +106,8 @@ def _in_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def stack(problems: Sequence[Problem], model: AmortizedModel, device: torch.device) -> Contexts:
     """Contexts of different lengths as one padded batch."""
     sizes = [len(p.x) for p in problems]
-    x = torch.ones(len(problems), max(sizes), dtype=torch.float64)
-    y, mask = x.clone(), torch.zeros(x.shape, dtype=torch.bool)
+    x = torch.ones(len(problems), max(sizes), dtype=torch.float64, device="cpu")
+    y, mask = x.clone(), torch.zeros_like(x, dtype=torch.bool)
     for row, problem in enumerate(problems):
         n = sizes[row]
         order = _in_order(problem.x, problem.y)
@@ -117,24 +118,36 @@ def stack(problems: Sequence[Problem], model: AmortizedModel, device: torch.devi
     return Contexts(model, x.to(device), y.to(device), mask.to(device), frame)
 
 
-def _remarks(problem: Problem, design: Design, said: Sequence[str]) -> list[str]:
+def _remarks(problem: Problem, design: Design, said: Sequence[str], coordinates: str) -> list[str]:
     """What of a problem lies outside the training design, in words."""
     found = []
+    if coordinates == "unit":  # where the horizon, too, moves the context's width
+        said = [text for text in said if text != NAMED[WIDTH]]
     size, (least, most) = len(problem.x), design.context
     if not least <= size <= most:
         found.append(f"the number of points ({size}; {least} to {most} in training)")
     last, horizon = (float(problem.frame.x_from(edge)) for edge in (problem.frame.last, problem.frame.horizon))
-    reach, farthest = horizon / last, design.horizon[1]
+    reach, (nearest, farthest) = horizon / last, design.horizon
+    if coordinates == "unit" and reach < nearest * (1 - 1e-9):
+        found.append(
+            f"the horizon ({reach:.4g} times the last context x; at least {nearest:g} in training: state a farther one)"
+        )
     if reach > farthest * (1 + 1e-9):
         found.append(f"the horizon ({reach:.4g} times the last context x; at most {farthest:g} in training)")
-    decades, widest = math.log10(last / float(problem.frame.x_from(problem.frame.first))), design.decades[1]
+    decades, (narrowest, widest) = math.log10(last / float(problem.frame.x_from(problem.frame.first))), design.decades
     if decades > widest * (1 + 1e-9) and NAMED[WIDTH] not in said:  # linear coordinates hide it from the network
         found.append(f"{NAMED[WIDTH]} ({decades:.2g} decades; at most {widest:g} in training)")
+    if coordinates == "unit" and decades < narrowest * (1 - 1e-9):
+        found.append(f"{NAMED[WIDTH]} ({decades:.2g} decades; at least {narrowest:g} in training)")
     return [*found, *said]
 
 
-@one_thread()
 def _draw_posterior(head: FlowHead, model: AmortizedModel, problem: Problem, draws: int, seed: int) -> dict[str, np.ndarray]:
+    with undisturbed(model.law.loc.device, small=True):
+        return _drawn(head, model, problem, draws, seed)
+
+
+def _drawn(head: FlowHead, model: AmortizedModel, problem: Problem, draws: int, seed: int) -> dict[str, np.ndarray]:
     """Draws of q, resampled by their importance weights, and the weights of as many that were not.
 
     Where weights are too uneven for draws that all differ, copies are moved apart by Markov chains that keep the posterior.
@@ -142,7 +155,7 @@ def _draw_posterior(head: FlowHead, model: AmortizedModel, problem: Problem, dra
     """
     alone = stack([problem], model, model.law.loc.device)  # not a row of a batch: rounding depends on what else is in one
     summary, described = alone.summary()[0], alone.described
-    at = (torch.as_tensor(problem.x), torch.as_tensor(problem.y), problem.frame)
+    at = (torch.as_tensor(problem.x, device="cpu"), torch.as_tensor(problem.y, device="cpu"), problem.frame)
     rounds: list[dict[str, Tensor]] = []
     with seeded(seed, summary.device):
         for proposals in PROPOSALS:
@@ -191,10 +204,10 @@ def _posterior(
     return {}, {}
 
 
-def _verdict(problem: Problem, design: Design, said: Sequence[str], curves: int) -> tuple[str, ...]:
+def _verdict(problem: Problem, design: Design, said: Sequence[str], curves: int, coordinates: str) -> tuple[str, ...]:
     """The reasons of a fit: one that the network saw few curves in training, one lists all that lies outside the training
     design, one says that the prior is not right."""
-    outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]])
+    outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]], coordinates)
     reasons = []
     if curves < MIN_TRAINED:
         reasons.append(
@@ -289,27 +302,38 @@ def run_pfn(
     if checkpoint is not None:
         facts["checkpoint"] = str(card.path.absolute())
     info = {"method": "pfn", "device": str(chosen), "forecast": forecast, **facts}
-    results: list[EngineResult] = []
+    results: dict[int, EngineResult] = {}
     shown = progress and (by_draws or len(problems) >= MANY)
     bar = tqdm(total=len(problems), desc=f"PFN {prior.name}", unit="curve", disable=not shown)
-    for start in range(0, len(problems), AT_ONCE):
-        part = problems[start : start + AT_ONCE]
-        contexts = stack(part, model, chosen)
+    for part in _parts([len(problem.x) for problem in problems]):
+        contexts = stack([problems[i] for i in part], model, chosen)
         summary = contexts.summary()
         said = model.typical.remarks(summary, contexts.features)
-        for i, problem in enumerate(part):
-            own = contexts.row(i)
+        for k, i in enumerate(part):
+            problem, own = problems[i], contexts.row(k)
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
-            posterior, stats = _posterior(model, summary[i], problem, draws, own_seed)
-            reasons = _verdict(problem, design, said[i], card.curves)
+            posterior, stats = _posterior(model, summary[k].clone(), problem, draws, own_seed)
+            reasons = _verdict(problem, design, said[k], card.curves, prior.coordinates)
             if by_draws:
                 reasons += _doubt(stats)
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)
             status: Status = "needs_review" if reasons else "ok"
-            results.append(EngineResult(posterior, stats, status, reasons, info, predictive))
+            results[i] = EngineResult(posterior, stats, status, reasons, info, predictive)
             bar.update()
     bar.close()
-    return results
+    return [results[i] for i in range(len(problems))]
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of curves that are looked at in one pass: of like sizes, as the longest pads all others."""
+    part: list[int] = []
+    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if part and (len(part) == AT_ONCE or (len(part) + 1) * sizes[i] > POINTS):
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
 
 
 def by_the_same(predictive: AmortizedPredictive, problems: Sequence[Problem]) -> list[AmortizedPredictive]:

@@ -386,7 +386,7 @@ class LawFrame(nn.Module):
         plain, fine = Data(groups, frame, v.new_zeros(batch)).repeat(MODES), self.search.fine_steps
         found, data = self._refined(starts.flatten(0, 1), points, plain, (fine,) * self.search.rounds)
         whole = plain
-        if groups.number.shape[1] < min(v.shape[1], self.search.tokens):
+        if self.search.tokens:  # whatever the lengths in the batch: an answer must not depend on the other contexts
             whole = Data(group(xi, v, mask, self.search.tokens), frame, v.new_zeros(batch)).repeat(MODES)
             found, data = self._refined(found.s, points, whole, (fine,))
         root, eye = _root(found.gram)

@@ -1,5 +1,7 @@
 """What a distribution over the real line says of a positive variable: all that lies above 0, rescaled."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -41,3 +43,44 @@ class Positive:
         below = self.bars.icdf(self._lost + (1.0 - self._lost) * p)
         inside = torch.where(self._lost < 0.5, below, -self.mirror.icdf(self._left * (1.0 - p)))
         return torch.where(self._exponential, -self._length * torch.log1p(-p), inside).clamp(min=0.0)
+
+    @functools.cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance, from those of the left tail, the bins and the right tail, each as far as it lies above 0."""
+        bars = self.bars
+        edges = bars.loc[..., None] + bars.scale[..., None] * bars.edges
+        left, right = (bars.scale * scale for scale in bars.tail_scales)
+        above = edges.clamp(min=0.0)
+        low, high = above[..., :-1], above[..., 1:]
+        depth = above[..., 0]
+        ratio = torch.where(depth > 0, depth / left, 1.0)
+        share = torch.cat(
+            [
+                torch.where(depth > 0, -torch.expm1(-ratio), 0.0)[..., None],
+                (high - low) / (edges[..., 1:] - edges[..., :-1]),
+                torch.ones_like(right)[..., None],
+            ],
+            -1,
+        )
+        # Of a truncated exponential; where it is cut short of its length it is nearly uniform.
+        short = ratio < 1e-3
+        in_left = torch.where(short, 0.5 * depth, left - depth / torch.expm1(ratio))
+        left_variance = torch.where(
+            short, depth.square() / 12.0, left.square() - (0.5 * depth / torch.sinh(0.5 * ratio)).square()
+        )
+        mean = torch.cat([(depth - in_left)[..., None], 0.5 * (low + high), (above[..., -1] + right)[..., None]], -1)
+        inner = torch.cat([left_variance[..., None], (high - low).square() / 12.0, right.square()[..., None]], -1)
+        log_mass = bars.logits + share.log()
+        mass = log_mass.softmax(-1)
+        centre = (mass * mean).sum(-1)
+        return centre, (mass * (inner + (mean - centre[..., None]).square())).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[Y], in closed form."""
+        return torch.where(self._exponential, self._length, self._moments[0])
+
+    @property
+    def stddev(self) -> Tensor:
+        """Standard deviation of Y, in closed form."""
+        return torch.where(self._exponential, self._length, self._moments[1].sqrt())

@@ -25,6 +25,7 @@ Distribution.set_default_validate_args(_validates)  # importing zuko turns torch
 
 SPLINE_BINS = 8
 BLOCK = 4_000_000  # likelihoods of one point under one draw that are held at once
+TOGETHER = 50_000  # draws that go through the flow at once
 SUMMARY = 64  # what the transforms are conditioned on: they run once per draw, so it is kept short
 LEAST_SLOPE = 1e-5
 LEAST_WEIGHT = 1e-6  # of a mode of the law
@@ -36,6 +37,11 @@ def _classes(prior: AbstractPrior) -> tuple[Mapping[str, int], ...]:
     if isinstance(prior, NslPfn):
         return tuple({"family": family} for family in range(3))
     return prior.law.classes if isinstance(prior, Prior) else ()
+
+
+def _at_once(draws: Tensor) -> int:
+    """How many draws (n, B) go through the flow at once: more would fill the memory."""
+    return max(1, TOGETHER // draws.shape[1])
 
 
 class FlowHead(nn.Module):
@@ -191,11 +197,15 @@ class FlowHead(nn.Module):
         """Draws by name, and log q of each over the unconstrained parameters; shapes (draws, B), float64."""
         conditions, log_weight = self._conditions(summary, described)
         frame = torch.multinomial(log_weight.exp(), draws, replacement=True).T  # (draws, B)
-        z = self.flow(conditions[torch.arange(frame.shape[1], device=frame.device), frame]).rsample().double()
-        both, given = self._unwhitened(z, frame, described.modes)
-        theta = self.constrain(both)
-        both, volume = self._split(theta)  # the constraints round a little
-        return theta, self._log_q(both, summary, described, given) + volume
+        found = []
+        for some in frame.split(_at_once(frame)):
+            z = self.flow(conditions[torch.arange(some.shape[1], device=some.device), some]).rsample().double()
+            both, given = self._unwhitened(z, some, described.modes)
+            theta = self.constrain(both)
+            both, volume = self._split(theta)  # the constraints round a little
+            found.append({**theta, "log_q": self._log_q(both, summary, described, given) + volume})
+        whole = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        return whole, whole.pop("log_q")
 
     def constrain(self, both: Tensor) -> dict[str, Tensor]:
         """Parameters by name, each of shape (...), from s and log sigma, shape (..., d + 1)."""
@@ -212,7 +222,8 @@ class FlowHead(nn.Module):
     def log_prob(self, theta: Mapping[str, Tensor], summary: Tensor, described: Described) -> Tensor:
         """log q of draws (draws, B) over the unconstrained parameters, shape (draws, B), float64."""
         both, volume = self._split(theta)
-        return self._log_q(both, summary, described) + volume
+        found = [self._log_q(some, summary, described) for some in both.split(_at_once(volume))]
+        return torch.cat(found) + volume
 
     @torch.no_grad()
     def move(
@@ -263,13 +274,18 @@ class FlowHead(nn.Module):
         bijections = self._bijections(theta[self.names[0]])
         real = [b.inv(theta[k]) for k, b in zip(self.names, bijections, strict=True)]
         scale = [b.log_abs_det_jacobian(u, theta[k]) for k, b, u in zip(self.names, bijections, real, strict=True)]
+        possible = torch.stack([u.isfinite() for u in real]).all(0)
+        theta = {
+            k: torch.where(possible, theta[k], b(torch.zeros_like(theta[k])))
+            for k, b in zip(self.names, bijections, strict=True)
+        }
         prior: Tensor = sum(self.prior.log_prior(theta).values()) + sum(scale)
         step = max(1, BLOCK // prior.numel()) if mask is None else x.shape[-1]
         found = prior
         for some in range(0, x.shape[-1], step):  # at once the points of a long curve would fill the memory
             points = self.prior.log_likelihood(theta, x[..., some : some + step], y[..., some : some + step], frame)
             found = found + (points if mask is None else torch.where(mask, points, 0.0)).sum(-1)
-        return torch.where(found.isnan(), -torch.inf, found)  # as NUTS has it where a law breaks down
+        return torch.where(found.isnan() | ~possible, -torch.inf, found)  # as NUTS has it where a law breaks down
 
 
 class ClassHead(nn.Module):

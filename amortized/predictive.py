@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from hybrid.amortized.bar_distribution import BarDistribution
 from hybrid.amortized.coordinates import Described, ask, describe, to_value
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.network import placed
 from hybrid.amortized.positive import Positive
-from hybrid.amortized.threads import one_thread
+from hybrid.amortized.threads import one_thread, undisturbed
 from hybrid.models.coordinates import Frame
 
 Array = Any
@@ -23,6 +24,7 @@ MOST_LOG = 700.0  # of log y in the curves that are drawn point after point: y a
 FEWEST_CURVES = 200  # drawn together at least, so that ranks carry the dependence between positions
 TOKENS = 200_000  # of a forward pass; more go through in parts
 FEW = 128  # contexts that threads save little time on, and lose much where other work waits for the same cores
+DELAY = 2.0  # seconds before a progress bar shows
 ORDERED = 16  # positions that `sample` takes one after another; more are drawn given these
 
 
@@ -59,17 +61,17 @@ class Contexts:
         self._starts, self._described = starts, described
 
     def row(self, i: int) -> "Contexts":
-        """One of the contexts, without its padding."""
+        """One of the contexts, without its padding and in memory of its own."""
         size = int(self.mask[i].sum())
-        x, y, mask = (part[i : i + 1, :size] for part in (self.x, self.y, self.mask))
-        frame = Frame(*(field[i : i + 1] for field in self.frame))
+        x, y, mask = (part[i : i + 1, :size].clone() for part in (self.x, self.y, self.mask))
+        frame = Frame(*(field[i : i + 1].clone() for field in self.frame))
         return Contexts(self.model, x, y, mask, frame, described=self.described.row(i))
 
     @property
     def described(self) -> Described:
         """The contexts in relative coordinates; made once."""
         if self._described is None:
-            with torch.inference_mode(), one_thread(len(self.x) <= FEW):
+            with torch.inference_mode(), undisturbed(self.x.device, len(self.x) <= FEW):
                 self._described = describe(self.x, self.y, self.mask, self.frame, self.model.law, self._starts)
         return self._described
 
@@ -77,7 +79,7 @@ class Contexts:
     def bars(self, query: Tensor) -> BarDistribution:
         """The distribution of v, log y or y, at queries (B, M) in the prior's coordinates; float64."""
         described = self.described
-        with one_thread(len(query) <= FEW):
+        with undisturbed(query.device, len(query) <= FEW):
             tokens = ask(described, query, self.model.law)
             prediction, _ = self.model.network(tokens)
             loc, scale = placed(prediction, tokens)
@@ -90,7 +92,7 @@ class Contexts:
     def summary(self) -> Tensor:
         """The summaries of the contexts, shape (B, summaries * width), float32."""
         described = self.described
-        with one_thread(len(self.x) <= FEW):
+        with undisturbed(self.x.device, len(self.x) <= FEW):
             found: Tensor = self.model.network(ask(described, self.x[:, :0], self.model.law))[1].flatten(1)
         return found
 
@@ -156,9 +158,10 @@ class AmortizedPredictive:
     def _bars(self, x: Array) -> BarDistribution:
         query = self._query(x)
         key = query.cpu().numpy().tobytes()
-        if self._latest is None or self._latest[0] != key:  # mean, sd and quantiles are mostly asked for together
-            self._latest = key, self._contexts.bars(query)
-        return self._latest[1]
+        latest = self._latest
+        if latest is None or latest[0] != key:  # mean, sd and quantiles are mostly asked for together
+            self._latest = latest = key, self._contexts.bars(query)
+        return latest[1]  # another thread may have asked for other x by now
 
     def _value(self, y: Array, x: Array) -> tuple[Tensor, Tensor]:
         """v of each y, and whether there is such a y; both of shape (1, n)."""
@@ -210,8 +213,8 @@ class AmortizedPredictive:
     @one_thread()
     def _moments(self, x: Array) -> tuple[Tensor, Tensor]:
         """Mean and sd of y in coordinates; made once for the latest x, as both are mostly asked for."""
-        bars = self._bars(x)
-        if self._latest_moments is None or self._latest_moments[0] is not bars:
+        bars, latest = self._bars(x), self._latest_moments
+        if latest is None or latest[0] is not bars:
             if self._logarithmic:
                 first, second = (_exponential_moment(bars, power)[0] for power in (1.0, 2.0))
                 scale = bars.loc[0].exp()
@@ -219,11 +222,10 @@ class AmortizedPredictive:
                 mean, sd = scale * first, scale * sd
                 mean, sd = (torch.where(mean.isinf() | part.isnan(), torch.inf, part) for part in (mean, sd))  # overflowed
             else:
-                levels = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-                y = torch.as_tensor(self._quantiles(bars, levels[:, None, None]))[:, 0] / self._frame.y_scale
-                mean, sd = y.mean(0), y.std(0, correction=0)
-            self._latest_moments = bars, (mean.cpu(), sd.cpu())
-        return self._latest_moments[1]
+                found = self._of_value(bars)
+                mean, sd = found.mean[0], found.stddev[0]
+            self._latest_moments = latest = bars, (mean.cpu(), sd.cpu())
+        return latest[1]
 
     @one_thread()
     def replicate(self, x: Array, n: int, seed: int) -> Array:
@@ -231,7 +233,7 @@ class AmortizedPredictive:
         uniform = np.random.default_rng(seed).uniform(size=(np.shape(x)[0], n)).T
         return self._quantiles(self._bars(x), torch.as_tensor(uniform.copy())[:, None])[:, 0]
 
-    def sample(self, x: Array, n: int, seed: int) -> Array:
+    def sample(self, x: Array, n: int, seed: int, progress: bool = False) -> Array:
         """n coherent curves, shape (n, n_x): autoregression over the positions, from the nearest to the farthest.
 
         The network draws y at one position, takes it into the context, and goes on to the next: one pass per position over
@@ -239,20 +241,22 @@ class AmortizedPredictive:
         independently given those. The dependence between positions is what this gives; the values at each position are
         then put in the order of its ranks from the one-pass predictive (ensemble copula coupling, Schefzik, Thorarinsdottir
         and Gneiting 2013), so that the marginals are those of `quantile` and `cdf` exactly. Ranks say little among a few
-        curves: at least FEWEST_CURVES are drawn, of which n are returned.
+        curves: at least FEWEST_CURVES are drawn, of which n are returned. With `progress` a bar shows where this takes long.
         """
         wanted, n = n, max(n, FEWEST_CURVES)
         rng = np.random.default_rng(seed)
         x = np.asarray(x, dtype=float)
-        order = np.argsort(x, kind="stable")
+        log_x, (first, last) = np.log(x), (math.log(self._frame.x_from(edge)) for edge in (self._frame.first, self._frame.last))
+        order = np.lexsort((x, np.maximum(first - log_x, log_x - last).clip(min=0.0)))  # those inside by x
         chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), ORDERED)).round().astype(int))
         rest = np.setdiff1d(np.arange(len(x)), chosen)
         uniform = rng.uniform(size=(len(x), n))
         drawn = np.empty((n, len(x)))
         query = self._query(x[order])
         step = max(1, TOKENS // (self._contexts.x.shape[1] + len(chosen) + len(rest)))
-        for rows in (slice(i, i + step) for i in range(0, n, step)):
-            drawn[rows][:, order] = self._autoregress(query, chosen, rest, uniform[:, rows])
+        with tqdm(total=n * len(chosen), desc="curves", unit="point", delay=DELAY, disable=not progress) as bar:
+            for rows in (slice(i, i + step) for i in range(0, n, step)):
+                drawn[rows][:, order] = self._autoregress(query, chosen, rest, uniform[:, rows], bar)
         ranks = np.argsort(np.argsort(drawn, axis=0, kind="stable"), axis=0)
         levels = (np.arange(n)[:, None] + rng.uniform(size=(n, len(x)))) / n
         marginal = self._quantiles(self._bars(x), torch.as_tensor(levels)[:, None])[:, 0]
@@ -275,8 +279,8 @@ class AmortizedPredictive:
         wide = Frame(*(field.expand(len(x), 1) for field in frame))
         return Contexts(c.model, x, y, known, wide, starts.expand(-1, len(x), -1)), unit
 
-    def _autoregress(self, query: Tensor, chosen: Array, rest: Array, uniform: Array) -> Array:
-        """Curves at sorted positions (1, n_x) in coordinates, shape (draws, n_x), up to the y scale."""
+    def _autoregress(self, query: Tensor, chosen: Array, rest: Array, uniform: Array, bar: Any) -> Array:
+        """Curves at positions (1, n_x) in coordinates, in the order to draw them in; shape (draws, n_x), up to the y scale."""
         draws = uniform.shape[1]
         c, device = self._contexts, query.device
         x, y = (part.expand(draws, -1) for part in (c.x[c.mask][None], c.y[c.mask][None]))
@@ -299,4 +303,5 @@ class AmortizedPredictive:
                 drawn = v.clamp(min=torch.finfo(torch.float64).tiny) if self.model.positive else v
             found[:, part] = drawn.cpu()
             known.append((at, drawn))
+            bar.update(draws if part is not rest else 0)
         return found.numpy()

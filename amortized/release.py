@@ -202,7 +202,7 @@ def train_prior(
             "seconds": round(state.seconds, 1),
             "hardware": _hardware(device),
             "versions": _versions(),
-            "command": training_of(prior, preset, changes, design, None if begin is None else begin.card.name),
+            "command": training_of(prior, preset, changes, design, None if origin is None else os.fspath(origin)),
             **({} if values is None else {"law_values": values}),
             **({} if begin is None else {"origin": begin.summary}),
             "scores": scores,

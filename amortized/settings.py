@@ -1,7 +1,7 @@
 """What a network and its training are, as data."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -123,7 +123,7 @@ class Settings:
             "parameter_weight",
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
                 raise InvalidArgumentError(f"{name} must be a finite number, got {value!r}")
         if not (self.learning_rate > 0 and self.clip > 0):
             raise InvalidArgumentError("learning_rate and clip must be above 0")

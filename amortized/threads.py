@@ -1,4 +1,4 @@
-"""How many threads a computation is shared out among."""
+"""How many threads a computation is shared out among, and in which precision it is made."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,3 +18,10 @@ def one_thread(alone: bool = True) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device, small: bool) -> Iterator[None]:
+    """Without the autocast of whoever calls, which would round the answer, and on one thread where the work is small."""
+    with torch.autocast(device.type, enabled=False), one_thread(small):
+        yield

@@ -23,6 +23,7 @@ from hybrid.amortized.predictive import Contexts
 from hybrid.amortized.sampler import sample_curves
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.registry import get_prior
+from hybrid.models.torch_random import seeded
 
 TOGETHER = 250
 BAND = 0.99
@@ -63,7 +64,8 @@ def main() -> None:
         reaches.append((curves.frame.x_from(curves.x_target) / curves.frame.x_from(curves.frame.last)).numpy())
         before.append((curves.x_target < curves.frame.first).numpy())
         if isinstance(model.head, FlowHead):
-            theta, _ = model.head.sample(contexts.summary(), contexts.described, DRAWS)
+            with seeded(arguments.seed + start):
+                theta, _ = model.head.sample(contexts.summary(), contexts.described, DRAWS)
             below = {k: (theta[k] < curves.theta[k]).sum(0).numpy() for k in model.head.names}
             ranks.append({k: (value + rng.uniform(size=len(value))) / (DRAWS + 1) for k, value in below.items()})
     pit, reach = np.concatenate(pits), np.concatenate(reaches)
@@ -82,6 +84,7 @@ def main() -> None:
         print(f"{name:34s} {value:.4f}")
     if arguments.card:
         command = f"python benchmarks/calibration.py --prior {prior.name} --curves {arguments.curves} --seed {arguments.seed}"
+        command += "" if arguments.checkpoint is None else f" --checkpoint {arguments.checkpoint}"
         write_scores(card, "calibration", figures, command)
 
 

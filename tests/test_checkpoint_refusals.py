@@ -52,6 +52,28 @@ def test_bad_settings_name_the_card(card: Card, changes: dict[str, Any]) -> None
     check_refused(card.path, card.path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"origin": "x"},
+        {"origin": {"prior": "m1", "fingerprint": "0", "weights": "0", "curves": "many"}},
+        {"origin": {"prior": "m1", "fingerprint": "0", "weights": "0", "curves": 1, "note": 3}},
+        {"note": 3},
+        {"law_values": {}},
+        {"curves": -1},
+        {"seconds": float("inf")},
+    ],
+)
+def test_nonsense_in_a_card_is_named(card: Card, changes: dict[str, Any]) -> None:
+    change(card, **changes)
+    check_refused(card.path, card.path, next(iter(changes)))
+
+
+def test_a_card_nested_too_deep_is_damaged(card: Card) -> None:
+    card.path.write_text("[" * 100_000, encoding="utf-8")
+    check_refused(card.path, card.path, "damaged")
+
+
 def test_card_without_name_of_prior(card: Card, tmp_path: Path) -> None:
     change(card, prior={})
     (tmp_path / "user").mkdir()

@@ -208,5 +208,8 @@ def test_json_round_trip_and_fingerprint() -> None:
 def test_unusable_designs_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(InvalidArgumentError):
         dataclasses.replace(Design(), **change)
+    for wide in ({"decades": (1.0, 400.0)}, {"horizon": (1.2, 1e308)}):
+        with pytest.raises(InvalidArgumentError, match="at most 50 decades"):
+            dataclasses.replace(Design(), **wide)
     with pytest.raises(InvalidArgumentError, match="batch"):
         draw(Design(), 0)

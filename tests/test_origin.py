@@ -100,7 +100,7 @@ def test_the_card_says_where_it_began(first: Card, tmp_path: Path) -> None:
     assert origin["fingerprint"] == get_prior("m2").fingerprint
     assert origin["weights"] == second.content["weights_sha256"]
     assert origin["curves"] == (3 + 2) * 32
-    assert "--from m2" in third.content["command"]
+    assert f"--from {second.path}" in third.content["command"]
     assert "160 curves" in third.path.with_suffix(".md").read_text(encoding="utf-8")
 
 
@@ -146,8 +146,17 @@ def test_a_name_stands_for_its_weights(first: Card, tmp_path: Path, monkeypatch:
         Origin.read("m2")
     monkeypatch.setenv("HYBRID_CHECKPOINTS", str(first.path.parent))
     assert Origin.read("m2").digest == first.content["weights_sha256"]
-    monkeypatch.chdir(first.path.parent)  # a file of that name comes first
+    monkeypatch.chdir(first.path.parent)  # files of that name are named as such
     assert Origin.read(Path("m2")).card.path == Path("m2.json")
+    assert Origin.read("./m2").card.path == Path("m2.json")
+    monkeypatch.setenv("HYBRID_CHECKPOINTS", str(tmp_path / "none"))
+    with pytest.raises(EngineUnavailableError, match="m2"):
+        Origin.read("m2")
+
+
+def test_the_command_in_the_card_names_what_was_given(first: Card, tmp_path: Path) -> None:
+    card = trained(tmp_path, "m2", 1, origin=first.path)
+    assert f"--from {first.path}" in card.content["command"]
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

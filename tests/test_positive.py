@@ -28,6 +28,35 @@ def test_density_cdf_and_quantiles_belong_together(loc: float) -> None:
     torch.testing.assert_close(found.cdf(found.icdf(levels)), levels, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("loc", [3.0, 0.9, 0.4, 0.0, -0.6, -0.95, -1.5])
+def test_mean_and_sd_are_those_of_the_density(loc: float) -> None:
+    found = Positive(bars_at(loc))
+    y = torch.linspace(1e-9, 60.0, 600_001, dtype=torch.float64)
+    density = found.log_prob(y).exp()
+    mean = torch.trapezoid(y * density, y)
+    sd = torch.trapezoid((y - mean).square() * density, y).sqrt()
+    torch.testing.assert_close(found.mean, mean, rtol=0, atol=2e-3)
+    torch.testing.assert_close(found.stddev, sd, rtol=0, atol=2e-3)
+
+
+def test_moments_where_next_to_nothing_of_a_tail_lies_above_zero() -> None:
+    """The left tail is cut off a hair's breadth below the bins: uniform, not 0 over 0."""
+    for depth in (0.0, 1e-12, 1e-6, 1e-3):
+        found = Positive(bars_at(1.0 + depth))
+        torch.testing.assert_close(found.mean, Positive(bars_at(1.0)).mean, rtol=0, atol=2 * depth + 1e-9)
+        torch.testing.assert_close(found.stddev, Positive(bars_at(1.0)).stddev, rtol=0, atol=2 * depth + 1e-9)
+
+
+def test_moments_of_many_positions_take_little_memory() -> None:
+    x = np.linspace(1.0, 100.0, 30)
+    fit = hybrid.fit(hybrid.Curve(x, 0.2 + 0.8 / x), "nslpfn", "pfn", horizon=500.0)
+    some, many = np.array([110.0, 400.0]), np.linspace(110.0, 400.0, 5001)
+    np.testing.assert_allclose(fit.predict(many)["mean"][[0, -1]], fit.predict(some)["mean"], rtol=1e-6)
+    draws = fit.sample(some, 4000, progress=False)
+    np.testing.assert_allclose(fit.predict(some)["mean"], draws.mean("draw"), rtol=0.02)
+    np.testing.assert_allclose(fit.predict(some)["sd"], draws.std("draw"), rtol=0.1)
+
+
 def test_it_is_the_distribution_itself_where_nothing_lies_below_zero() -> None:
     bars, y = bars_at(400.0), torch.linspace(399.0, 401.0, 11, dtype=torch.float64)
     found = Positive(bars)

@@ -56,6 +56,7 @@ def test_counts_are_positive_integers(name: str, value: object) -> None:
     [
         ({"width": 130}, r"width \(130\) must be a multiple of heads \(4\)"),
         ({"heads": 3}, "multiple of heads"),
+        ({"learning_rate": 10**400}, "learning_rate must be a finite number"),
         ({"batch": 129}, r"batch \(129\) must be a multiple of shards \(2\)"),
         ({"shards": 3}, "multiple of shards"),
         ({"learning_rate": 0.0}, "learning_rate and clip must be above 0"),
