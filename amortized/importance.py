@@ -1,6 +1,7 @@
 """Importance sampling: how far amortized draws can be trusted, and their correction where they can."""
 
 import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,11 @@ import numpy as np
 Array = Any
 FEWEST = 25  # draws; five of them are then the tail
 TRUSTED_K = 0.7  # Vehtari, Simpson, Gelman, Yao and Gabry 2024, section 3.2.4
+
+
+def trusted_k(draws: int) -> float:
+    """The largest k-hat that estimates from so many draws can be trusted with (Vehtari et al. 2024, section 3.2.4)."""
+    return min(1.0 - 1.0 / math.log10(draws), TRUSTED_K)
 
 
 def pareto_k(log_joint: Array, log_proposal: Array) -> float:

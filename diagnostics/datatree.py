@@ -141,6 +141,11 @@ def build_datatree(
     }
     if result.sample_stats:
         groups["sample_stats"] = _dataset(result.sample_stats, SAMPLE)
+        for name, meaning in _STATS.items():
+            if name in groups["sample_stats"]:
+                groups["sample_stats"][name].attrs["meaning"] = meaning
+    if "log_likelihood" in groups and isinstance(prior, Prior) and prior.integrable:
+        groups["log_likelihood"].attrs["meaning"] = _GIVEN_DRIFT
     tree = xr.DataTree.from_dict({name: groups[name] for name in sorted(groups, key=_ORDER.index)})
     tree.attrs = {
         "format": FORMAT,
@@ -155,6 +160,14 @@ def build_datatree(
     return tree
 
 
+_STATS = {
+    "log_ratio": "lp - log_q of as many proposals before they were resampled: not of the draws beside it. k-hat comes from it",
+    "energy": "NUTS's Hamiltonian; walks and jumps between its transitions change it too, so that the BFMI of hybrid.health is "
+    "of the momentum alone",
+}
+_GIVEN_DRIFT = (
+    "given each draw of the drift, which follows the point itself: for leave-one-out use hybrid.loo, which integrates it out"
+)
 _ORDER = (
     "posterior",
     "sample_stats",

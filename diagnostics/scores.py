@@ -47,6 +47,34 @@ def coverage(pit: Array, levels: Sequence[float] | Array = MSCE_LEVELS) -> Array
     return np.mean(np.abs(2.0 * np.asarray(pit)[:, None] - 1.0) <= np.asarray(levels), axis=0)
 
 
+def coverage_error(pit: Array, curve: Array, levels: Sequence[float] | Array = MSCE_LEVELS) -> Array:
+    """Standard error of `coverage` over points of several curves: those of one curve are not independent.
+
+    That of the ratio of two sums over curves, inside and all (Cochran 1977, Sampling Techniques, section 6.4).
+
+    Parameters
+    ----------
+    pit
+        P(Y <= y) of each observation under its forecast, shape (n,).
+    curve
+        The number of the curve that each belongs to, shape (n,).
+    levels
+        Probabilities of the intervals, shape (levels,).
+
+    Returns
+    -------
+    Array of shape (levels,); NaN where all points are of one curve.
+    """
+    inside = np.abs(2.0 * np.asarray(pit)[:, None] - 1.0) <= np.asarray(levels)
+    members = np.unique(np.asarray(curve), return_inverse=True)[1].reshape(-1)
+    count = int(members.max()) + 1
+    away = np.zeros((count, inside.shape[1]))
+    np.add.at(away, members, inside - inside.mean(0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Array = np.sqrt(np.square(away).sum(0) * np.divide(count, count - 1)) / len(inside)
+    return np.where(count > 1, found, np.nan)
+
+
 def msce(observed: Array, levels: Sequence[float] | Array = MSCE_LEVELS) -> Array:
     """Mean squared calibration error: the mean over levels of (observed coverage - level)^2.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hybrid.benchmark_cases import Case
+from hybrid.benchmark_cases import AS_GIVEN, Case
 from hybrid.benchmark_methods import BANDS, FAILED, Record
 from hybrid.diagnostics.scores import (
     MSCE_LEVELS,
@@ -231,6 +231,7 @@ def render(table: "pd.DataFrame") -> str:
             f"{first[name]:,} {word}{'' if first[name] == 1 else 's'}"
             for name, word in (("curves", "curve"), ("groups", "group"), ("points", "held-out point"))
         )
-        found.append(f"{domain}: {counts}\n{_block(rows, _ACCURACY)}\n\n{_block(rows, _CALIBRATION)}")
+        unit = "y as given" if domain in AS_GIVEN else "y over its largest context value"
+        found.append(f"{domain}: {counts}; LL and CRPS of {unit}\n{_block(rows, _ACCURACY)}\n\n{_block(rows, _CALIBRATION)}")
     star = "\n\n* the best of the column" if table["method"].nunique() > 1 else ""
     return "\n\n\n".join(found) + f"{star}\n"

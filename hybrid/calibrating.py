@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from hybrid.diagnostics.datatree import read_datatree, write_datatree
-from hybrid.diagnostics.scores import coverage
+from hybrid.diagnostics.scores import coverage, coverage_error
 from hybrid.diagnostics.uniformity import LEVEL, Uniformity, check_uniform
 from hybrid.models.checks import as_integer
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError, UnknownNameError
@@ -137,28 +137,38 @@ class Calibration:
         -------
         pandas.DataFrame
             Indexed by the range of x over last context x (the first row is all points; "before" are those before the first
-            context x, "within 1" those inside the context): `points`, coverage per level, and the
-            median `width` of the 90 % interval over the forecast's median (sharpness).
+            context x, "within 1" those inside the context): `points`, the `curves` that they are of, coverage per level, the
+            `error` of the coverage of 90 % (standard error; points of one curve go together), and the median `width` of the
+            90 % interval over the forecast's median (sharpness).
         """
+        return self._coverage(levels)[0]
+
+    def _coverage(self, levels: tuple[float, ...]) -> "tuple[pd.DataFrame, dict[str, np.ndarray]]":
+        """The table of `coverage`, and the standard error at each level, by row."""
         import pandas as pd
 
         group = self.data["predictive"]
         pit, distance, width = (group[name].to_numpy().ravel() for name in ("pit", "distance", "width"))
+        curve = np.repeat(np.arange(group["pit"].shape[0]), group["pit"].shape[1])
         before = (group["distance"] < group["first"]).to_numpy().ravel()
         rows = {"all": np.ones(pit.size, dtype=bool), "before": before}
         for low, high in itertools.pairwise(HORIZON_BINS):
             name = f"within {high:g}" if low == 0 else f"{low:g} to {high:g}" if np.isfinite(high) else f"beyond {low:g}"
             rows[name] = (distance > low) & (distance <= high) & ~before
+        rows = {name: inside for name, inside in rows.items() if inside.any()}
+        errors = {name: coverage_error(pit[inside], curve[inside], np.array(levels)) for name, inside in rows.items()}
         table = {
             name: {
                 "points": int(inside.sum()),
+                "curves": np.unique(curve[inside]).size,
                 **{f"{100 * p:g} %": c for p, c in zip(levels, coverage(pit[inside], np.array(levels)), strict=True)},
+                "error": float(coverage_error(pit[inside], curve[inside], [0.9])[0]),
                 "width": float(np.median(width[inside])),
             }
             for name, inside in rows.items()
-            if inside.any()
         }
-        return pd.DataFrame(table).T.astype({"points": int}).rename_axis("x / last context x")
+        found = pd.DataFrame(table).T.astype({"points": int, "curves": int}).rename_axis("x / last context x")
+        return found, errors
 
     def plot(self) -> Any:
         """Figure of the ECDF differences of all quantities; see `hybrid.calibration_plots.plot_ranks`."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hybrid.models.errors import FileFormatError
+from hybrid.models.errors import FileFormatError, HybridError
 from hybrid.output import check_output
 
 
@@ -51,7 +51,17 @@ def calibrate_command(
         click.echo(f"wrote {saved}")
     count = "" if simulations is None else f" --simulations {simulations}"
     weights = "" if checkpoint is None else f" --checkpoint {shlex.quote(str(checkpoint))}"
-    write_report(found, page, f"hybrid calibrate --prior {shlex.quote(prior)} --engine {engine}{count}{weights} --seed {seed}")
+    written = "".join(
+        f" {option} {shlex.quote(str(path))}" for option, path in (("--out", out), ("--save", saved)) if path is not None
+    )
+    command = f"hybrid calibrate --prior {shlex.quote(prior)} --engine {engine}{count}{weights} --seed {seed}{written}"
+    try:
+        write_report(found, page, command)
+    except HybridError as error:
+        kept = page.with_suffix(".nc") if saved is None else saved
+        if saved is None:
+            found.save(kept)  # minutes of work must not be lost with the page
+        raise type(error)(f"{error}; the evidence is in {kept}: `hybrid report {shlex.quote(str(kept))}`") from None
     click.echo(f"wrote {page}")
     if cache is not None:
         cache.unlink(missing_ok=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 PANEL = (2.5, 2.1)  # inches
+FEWEST_CURVES = 20  # that the coverage at a distance is shown of
+SHIFT = 0.003  # of a line of coverage beside the next
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
@@ -63,29 +65,33 @@ def plot_ranks(calibration: Calibration) -> Figure:
 
 
 def plot_coverage(calibration: Calibration) -> Figure:
-    """Coverage of central intervals less their level, by how far beyond the context; and the PIT of all held-out points."""
+    """Coverage of central intervals less their level, by how far beyond the context; and the PIT of all held-out points.
+
+    Bars are standard errors either way, by curve. Distances that are seen on fewer than 20 curves are left out.
+    """
     import matplotlib.pyplot as plt
 
     levels = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-    table = calibration.coverage(levels)
+    table, errors = calibration._coverage(levels)
+    table = table[(table["curves"] >= FEWEST_CURVES) | (table.index == "all")]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
     columns = [f"{100 * p:g} %" for p in levels]
     own = {"all": ("black", "-"), "before": (MUTED, ":")}
     beyond = itertools.cycle(zip(MORE_COLOURS, itertools.cycle(STYLES), strict=False))
     for k, (name, row) in enumerate(table.iterrows()):
         colour, style = own[str(name)] if name in own else next(beyond)
-        label = f"{name} ({int(row['points']):,})"
-        left.plot(levels, row[columns] - np.array(levels), style, color=colour, marker=MARKERS[k % len(MARKERS)], markersize=3,
-                  linewidth=1.8 if k == 0 else 1.0, label=label)  # fmt: skip
+        label = f"{name} ({int(row['points']):,}; {int(row['curves']):,})"
+        shifted = np.array(levels) + SHIFT * (k - 0.5 * (len(table) - 1))  # or bars would hide one another
+        left.errorbar(shifted, row[columns] - np.array(levels), errors[str(name)], fmt=style, color=colour,
+                      marker=MARKERS[k % len(MARKERS)], markersize=3, linewidth=1.8 if k == 0 else 1.0, elinewidth=0.6,
+                      label=label)  # fmt: skip
     left.axhline(0.0, color=INK, linewidth=0.6)
-    for edge in (-0.01, 0.01):
-        left.axhline(edge, color="#999999", linewidth=0.6, linestyle=(0, (4, 3)))
     reach = max(0.02, float(np.abs(left.get_ylim()).max()))
     left.set_ylim(-reach, reach)
     left.set_xlabel("level of the central interval")
     left.set_ylabel("coverage less level")
     small: dict[str, Any] = {"fontsize": "x-small", "title_fontsize": "x-small", "frameon": False, "ncols": 3}
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), title="x / last context x (points)", **small)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), title="x / last context x (points; curves)", **small)
     pit = calibration.data["predictive"]["pit"].to_numpy().ravel()
     right.hist(pit, bins=20, range=(0, 1), density=True, color=COLOURS[0], alpha=0.5, edgecolor=COLOURS[0])
     right.axhline(1.0, color=INK, linewidth=0.8)
@@ -98,7 +104,7 @@ def plot_coverage(calibration: Calibration) -> Figure:
 
 def plot_recovery(calibration: Calibration) -> Figure:
     """Posterior mean with one sd either way against the truth, for every parameter whose values have an order, on the real line
-    (log or logit; a number of breaks as it is).
+    (log or logit; a number of breaks as it is). Arrowheads at an edge are means beyond it.
 
     Raises
     ------
@@ -114,6 +120,9 @@ def plot_recovery(calibration: Calibration) -> Figure:
         edge = np.quantile(truth, [0.005, 0.995])
         room = 0.1 * (edge[1] - edge[0])
         ax.errorbar(truth, mean, sd, fmt="o", markersize=2, linewidth=0.5, color=COLOURS[0], alpha=0.6)
+        low, high = edge[0] - room, edge[1] + room
+        for beyond, at, marker in ((mean > high, high, "^"), (mean < low, low, "v")):  # the worst must not go unseen
+            ax.plot(truth[beyond], np.full(beyond.sum(), at), marker, color=WARNING, markersize=4, clip_on=False, zorder=4)
         ax.plot(edge, edge, color=INK, linewidth=0.8)
         ax.set_xlim(edge[0] - room, edge[1] + room)
         ax.set_ylim(edge[0] - room, edge[1] + room)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import logging
 import math
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hybrid.amortized.cards import find_card
 from hybrid.amortized.importance import FEWEST as FEWEST_WEIGHTS
-from hybrid.amortized.importance import TRUSTED_K, vanishes
+from hybrid.amortized.importance import trusted_k, vanishes
 from hybrid.curve import MIN_POINTS
 from hybrid.diagnostics.uniformity import ecdf_band
 from hybrid.models.coordinates import get_coordinates
 from hybrid.models.distributions import unconstrained
 from hybrid.models.engine import Problem
-from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.left_out import given_the_others
 from hybrid.models.prior import Prior
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, OUTSIDE
@@ -37,8 +39,8 @@ MIN_BFMI = 0.3
 FEWEST_DRAWS = 100  # that k-hat is told by
 PRIOR_CURVES = 1000
 LOO_DOUBT = (
-    "k-hat is .7 or more at x = {}: the draws cannot tell what the others say of these points, and their elpd and PIT may be "
-    "far off; engine='pfn' leaves points out by asking again"
+    "k-hat is {} or more at x = {}: the draws cannot tell what the others say of these points, and their elpd and PIT may be "
+    "far off; {}"
 )
 
 
@@ -66,7 +68,9 @@ def health(fit: Fit) -> pd.DataFrame:
         momentum, which is the number of parameters on average, over the energy's variance), and the posterior predictive
         probability of residuals that follow one another as much (Gelman, Meng and Stern 1996). PFN: k-hat of the parameter
         draws (Vehtari et al. 2024), whether the curve lies inside what the network was trained on, whether its residuals
-        scatter as those of the prior's own curves do, and how many curves the network learnt from.
+        scatter as those of the prior's own curves do, how many curves the network learnt from, and, where k-hat lets the draws
+        be trusted and the forecasts are the network's, how far the two are apart: the largest difference of their predictive
+        cdfs up to the horizon.
 
     Raises
     ------
@@ -110,10 +114,23 @@ def _amortized_health(fit: Fit) -> list[Row]:
     if draws < FEWEST_DRAWS:
         rows.append((name, math.nan, f">= {FEWEST_DRAWS} draws", False, source, f"fit with draws={FEWEST_DRAWS} or more"))
         return rows
-    limit = min(1.0 - 1.0 / math.log10(draws), 0.7)
+    limit = trusted_k(draws)
     remedy = "do not use the parameter draws as they are: fit with engine='nuts', or engine='auto', which does so"
     rows.append((name, fit.pareto_k, f"< {limit:.2f}", fit.pareto_k < limit, source, remedy))
+    if fit.pareto_k < limit and not fit.by_draws:  # draws that can be trusted tell whether the forecasts can
+        rows.append(_against_draws(fit))
     return rows
+
+
+def _against_draws(fit: Fit) -> Row:
+    """The largest difference of the network's predictive cdfs from those that follow from its draws of the parameters."""
+    comparing = importlib.import_module("hybrid.comparing")
+    by_draws = importlib.import_module("hybrid.amortized.engine").by_draws
+    exact = dataclasses.replace(fit, result=by_draws(fit.result))
+    apart = float(comparing.agreement(exact, fit).table["cdf_max"].max())
+    most = comparing.MAX_ANYWHERE
+    remedy = "the curve is not one that the network forecasts well: forecast='draws', or engine='nuts'"
+    return "cdf of the network less that of its draws", apart, f"<= {most}", apart <= most, "as hybrid.agreement", remedy
 
 
 def _chain_health(fit: Fit) -> list[Row]:
@@ -165,9 +182,9 @@ def loo(fit: Fit) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per point, indexed by x: `y`; `elpd`, its log density given the others, nats in the units of y; `pit`,
-        P(Y <= y);
-        `k_hat`, the Pareto shape of the weights, NaN where nothing was weighted; weights with .7 or more cannot be trusted, of
-        which a warning tells, and the elpd of a point that far from the others may be off by a nat before that. By a network
+        P(Y <= y); `k_hat`, the Pareto shape of the weights, NaN where nothing was weighted; weights with .7 or more, or with
+        1 - 1 / log10(draws) where that is less, cannot be trusted, of which a warning tells, and the elpd of a point that far
+        from the others may be off by a nat before that. By a network
         that was not trained on targets before the first x the first point is NaN. Compare models by the sum of `elpd` over the
         same points, by one engine and one kind of forecast: the two ways differ by more than models do on short curves.
 
@@ -186,10 +203,24 @@ def loo(fit: Fit) -> pd.DataFrame:
             f"leaving one out needs at least {MIN_POINTS} different x without any one point, and the curve has {count.size} x"
         )
     found = _smoothed_loo(fit) if fit.by_draws else _exact_loo(fit)
-    doubtful = curve.x[found["k_hat"] >= TRUSTED_K]
+    limit = trusted_k(next(iter(fit.result.draws.values())).size) if fit.by_draws else math.inf
+    doubtful = curve.x[found["k_hat"] >= limit]
     if doubtful.size:
-        warnings.warn(LOO_DOUBT.format(", ".join(f"{x:.6g}" for x in doubtful)), stacklevel=2)
+        named = ", ".join(f"{x:.6g}" for x in doubtful)
+        least = f"{limit:.3g}".removeprefix("0")
+        warnings.warn(LOO_DOUBT.format(least, named, _without_weights(fit)), stacklevel=2)
     return pd.DataFrame({"y": curve.y, **found}, index=pd.Index(curve.x, name=curve.x_label))
+
+
+def _without_weights(fit: Fit) -> str:
+    """How to leave points out other than by weights."""
+    if fit.engine == "pfn":
+        return "by forecast='network' points are left out by asking again"
+    try:
+        find_card(fit.prior)
+    except EngineUnavailableError:
+        return "fit again without those points, and ask for log_density there"
+    return "engine='pfn' leaves points out by asking again"
 
 
 def _require_posterior(fit: Fit) -> None:
@@ -270,7 +301,8 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
 
     By ArviZ's `psense_summary` (Kallioinen et al. 2024, Statistics and Computing 34, 57), on the real line: of logs and logits,
     whose tails do not rule the distance. Above .05 a parameter is sensitive; to the prior and not to the likelihood: the prior
-    dominates; to both: they may be in conflict, or the data say little of it, as of an asymptote far off.
+    dominates; to both: they may be in conflict, or the data say little of it, as of an asymptote far off. What a drift is made
+    of has a prior that others of its parameters set: it stays as it is, and is not listed.
 
     Parameters
     ----------
@@ -295,11 +327,12 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
         )
     _enough_draws(fit)
     _require_likelihood(fit)
-    names = [p.name for p in fit.prior.parameters]
+    inner = fit.prior.integrable if isinstance(fit.prior, Prior) else ()
+    names = [p.name for p in fit.prior.parameters if p.name not in inner]
     summary = importlib.import_module("arviz_stats").psense_summary
     log = logging.getLogger(summary.__module__)
     with _quiet(log):  # it says in the log what the table says
-        found: pd.DataFrame = summary(_on_the_line(fit), var_names=names)
+        found: pd.DataFrame = summary(_on_the_line(fit), var_names=names, prior_var_names=names)
     return found
 
 

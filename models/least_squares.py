@@ -105,7 +105,11 @@ def _free(parameter: Parameter) -> _Free:
 def _levenberg_marquardt(
     residuals: Callable[[Array], Array], u: Array, low: Array, high: Array, max_steps: int, tolerance: float
 ) -> _State:
-    """Minimise the sum of squares of residuals(u) from u on, inside [low, high]; shapes as in `_State`."""
+    """Minimise the sum of squares of residuals(u) from u on, inside [low, high]; shapes as in `_State`.
+
+    Products are sums of elements, not XLA's matrix products, whose rounding depends on the threads that it may use: where the
+    data do not fix a law, the last digit decides where the search ends.
+    """
     jax = importlib.import_module("jax")
     jnp = jax.numpy
     basis = jnp.eye(u.size)
@@ -116,15 +120,16 @@ def _levenberg_marquardt(
         return value, jax.vmap(push, out_axes=1)(basis)
 
     def advance(s: _State) -> _State:
-        normal, gradient = s.jacobian.T @ s.jacobian, s.jacobian.T @ s.residual
+        normal = jnp.sum(s.jacobian[:, :, None] * s.jacobian[:, None, :], 0)
+        gradient = jnp.sum(s.jacobian * s.residual[:, None], 0)
         scale = jnp.maximum(0.3 * s.scale, jnp.diag(normal))
         damped = normal + jnp.diag(s.damping * (scale + 1e-12 * jnp.max(scale) + 1e-300))
         move = jnp.clip(-jnp.linalg.solve(damped, gradient), -longest, longest)
         u = jnp.clip(s.u + move, low, high)
         move = u - s.u
-        expected = -2.0 * gradient @ move - move @ normal @ move
+        expected = -2.0 * jnp.sum(gradient * move) - jnp.sum(normal * move[:, None] * move)
         residual, jacobian = linearise(u)
-        cost = residual @ residual
+        cost = jnp.sum(residual * residual)
         better = (cost < s.cost) & jnp.all(jnp.isfinite(jacobian))
         cost_after = jnp.where(better, cost, s.cost)
         # A small gain means convergence only if it is not the damping that makes the step short.
@@ -149,7 +154,7 @@ def _levenberg_marquardt(
         )
 
     residual, jacobian = linearise(u)
-    diagonal, cost = jnp.sum(jacobian * jacobian, 0), residual @ residual
+    diagonal, cost = jnp.sum(jacobian * jacobian, 0), jnp.sum(residual * residual)
     begin, no = jnp.asarray(0), jnp.asarray(False)
     start = _State(u, residual, jacobian, cost, jnp.asarray(1e-2), diagonal, begin, jnp.full_like(cost, jnp.inf), no)
     final: _State = jax.lax.while_loop(lambda s: ~s.done & (s.step < max_steps), advance, start)

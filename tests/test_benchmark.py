@@ -100,7 +100,7 @@ def test_table_is_the_mean_over_curves_and_pools_points(data: Path) -> None:
     assert_allclose(row["pooled_coverage_0.9"], pooled[4])
     assert_allclose(row["msce_pooled"], np.mean(np.square(np.array(pooled) - [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])))
     text = str(found)
-    assert "IC: 3 curves, 2 groups, 9 held-out points" in text
+    assert "IC: 3 curves, 2 groups, 9 held-out points; LL and CRPS of y as given\n" in text
     assert f"*{found.table['rmsle'][:2].min():.4f}" in text
 
 

@@ -22,7 +22,7 @@ from hybrid.models.thresholds import MAX_RHAT
 
 mpl.use("agg")
 # Of the weights of few points, by ArviZ and by us.
-pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning", "ignore:k-hat is .7:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning", "ignore:k-hat is [.]:UserWarning")
 ENGINES = ("nuts", "pfn")
 
 

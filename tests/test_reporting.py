@@ -147,7 +147,7 @@ def test_calibrate_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest
     assert found.verdict in result.output
     assert "x / last context x" in result.output
     assert out.read_text() == "<html>"
-    assert pages == ["hybrid calibrate --prior m4 --engine pfn --simulations 16 --seed 3"]
+    assert pages == [f"hybrid calibrate --prior m4 --engine pfn --simulations 16 --seed 3 --out {out} --save {saved}"]
     assert found.data["predictive"].sizes["draw"] == 16
 
 

@@ -11,6 +11,7 @@ from hybrid.diagnostics.scores import (
     MSCE_LEVELS,
     bootstrap_by_group,
     coverage,
+    coverage_error,
     interval_score,
     msce,
     related_group,
@@ -23,6 +24,19 @@ def test_rmsle_by_hand() -> None:
     assert_allclose(rmsle(np.array([np.e, 1.0]), np.array([1.0, np.exp(7.0)])), 5.0)  # sqrt((1 + 49) / 2)
     assert rmsle(np.array([0.5]), np.array([0.5])) == 0.0
     assert rmsle(np.array([0.0, 1.0]), np.array([1.0, 1.0])) == np.inf
+
+
+def test_standard_error_of_coverage_goes_by_curve() -> None:
+    rng = np.random.default_rng(0)
+    shared = np.repeat(rng.uniform(size=(4000, 300)), 8, axis=1)  # 8 points of each of 300 curves, all alike
+    curve = np.repeat(np.arange(300), 8)
+    found = np.array([coverage_error(pit, curve, [0.5, 0.9]) for pit in shared])
+    actual = np.std([coverage(pit, [0.5, 0.9]) for pit in shared], axis=0)
+    assert_allclose(found.mean(0), actual, rtol=0.05)
+    apart = rng.uniform(size=(4000, 2400))
+    found = np.array([coverage_error(pit, curve, [0.9]) for pit in apart[:400]])
+    assert_allclose(found.mean(0), np.std([coverage(pit, [0.9]) for pit in apart], axis=0), rtol=0.05)
+    assert np.isnan(coverage_error(np.array([0.2, 0.4]), np.zeros(2), [0.5])).all()
 
 
 def test_coverage_equals_counting_quantile_intervals() -> None:

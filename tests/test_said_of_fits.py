@@ -1,0 +1,126 @@
+"""What is said of a fit and of its evidence: whether its forecasts follow from its draws, what is of what, and what to do."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import hybrid
+from hybrid import ReportError, checking, reporting
+from hybrid.amortized.importance import trusted_k
+from hybrid.cli import main
+from hybrid.models.engine import EngineResult
+from hybrid.models.least_squares import _free, _solver
+from hybrid.models.registry import get_prior
+from hybrid.result import Fit
+
+CURVE = hybrid.load_example("cerebras_gpt_pile")
+AGAINST = "cdf of the network less that of its draws"
+
+
+def test_health_holds_the_network_against_its_draws() -> None:
+    sound = hybrid.health(hybrid.fit(CURVE, "m4", "pfn")).loc[AGAINST]
+    assert sound["ok"]
+    assert 0.0 < sound["value"] <= 0.1
+    rising = hybrid.fit(hybrid.load_example("pythia_truthfulqa_inverse", holdout=2), "m4", "pfn")
+    assert rising.status == "ok"
+    table = hybrid.health(rising)  # no curve of m4 rises
+    assert not table.loc[AGAINST, "ok"]
+    assert "forecast='draws'" in table.loc[AGAINST, "remedy"]
+    by_draws = hybrid.fit(rising.curve, "m4", "pfn", forecast="draws")
+    difference = hybrid.agreement(by_draws, rising).table["cdf_max"].max()
+    assert table.loc[AGAINST, "value"] == pytest.approx(difference, abs=0.02)
+    assert AGAINST not in hybrid.health(by_draws).index
+    assert AGAINST not in hybrid.health(hybrid.fit(CURVE, "nsl", "pfn")).index
+
+
+def test_statistics_of_proposals_are_said_to_be_so() -> None:
+    stats = hybrid.fit(CURVE, "m4", "pfn", draws=50).data["sample_stats"]
+    assert "not of the draws beside it" in stats["log_ratio"].attrs["meaning"]
+    assert "meaning" not in stats["lp"].attrs
+
+
+@pytest.fixture(scope="module")
+def drifting() -> Fit:
+    """Draws of the prior in place of a posterior."""
+    prior = get_prior("m4_drift")
+    frame = hybrid.fit(CURVE, "m4", "least_squares").frame
+    drawn = prior.sample(60, frame.x_to(CURVE.x), seed=0)
+    draws = {p.name: np.asarray(drawn[p.name].to_numpy(), dtype=float)[None] for p in prior.parameters}
+    return Fit(CURVE, prior, "nuts", 10 * CURVE.x[-1], frame.y_scale, 0, EngineResult(draws, {}, "ok", (), {}))
+
+
+def test_what_a_drift_is_made_of_has_no_prior_of_its_own_to_be_sensitive_to(
+    drifting: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("arviz_stats.psense_summary", lambda _, **options: asked.append(options))
+    hybrid.sensitivity(drifting)
+    assert isinstance(drifting.prior, hybrid.Prior)
+    inner = set(drifting.prior.integrable)
+    assert len(inner) > 5
+    expected = [p.name for p in drifting.prior.parameters if p.name not in inner]
+    assert asked == [{"var_names": expected, "prior_var_names": expected}]
+
+
+def test_densities_given_the_drift_are_said_to_be_so(drifting: Fit) -> None:
+    assert "hybrid.loo" in drifting.data["log_likelihood"].attrs["meaning"]
+    assert "meaning" not in hybrid.fit(CURVE, "m4", "pfn", draws=50).data["log_likelihood"].attrs
+
+
+def test_the_remedy_for_weights_that_cannot_be_trusted_can_be_followed(drifting: Fit) -> None:
+    by_draws = hybrid.fit(CURVE, "m4", "pfn", forecast="draws", draws=50)
+    assert "forecast='network'" in checking._without_weights(by_draws)
+    assert "engine='pfn'" in checking._without_weights(dataclasses.replace(by_draws, engine="nuts"))
+    assert "fit again without those points" in checking._without_weights(drifting)
+
+
+def test_fewer_draws_ask_for_better_weights() -> None:
+    assert trusted_k(10**6) == 0.7
+    assert trusted_k(1200) == pytest.approx(0.6752, abs=1e-4)
+    assert trusted_k(100) == 0.5
+
+
+def test_evidence_outlives_a_report_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> str:
+        raise ReportError("the kernel did not start")
+
+    monkeypatch.setattr(reporting, "_page", fail)
+    result = CliRunner().invoke(main, ["calibrate", "--prior", "m4", "--simulations", "16", "--out", str(tmp_path / "m4.html")])
+    assert result.exit_code == 2
+    assert f"the kernel did not start; the evidence is in {tmp_path / 'm4.nc'}: `hybrid report" in result.output
+    assert hybrid.load_calibration(tmp_path / "m4.nc").data["predictive"].sizes["draw"] == 16
+
+
+def test_least_squares_rounds_alike_whatever_threads_there_are() -> None:
+    """XLA's matrix products depend on whether it may use threads, as it may here and not in the workers of a benchmark."""
+    prior = get_prior("bnsl")
+    free = tuple(_free(p) for p in prior.parameters if p.name != "sigma")
+    solver = _solver(prior.law, free, None)
+    u, x, size = np.zeros((1, 2, len(free))), np.ones((1, 16)), np.ones(len(free))
+    data = (u, x, x, x, np.ones((1, 6)), -size, size)
+    lowered = jax.jit(lambda *arrays: solver.improve(*arrays, steps=3, tol=1e-9)).lower(*data).as_text()
+    assert "stablehlo.while" in lowered
+    assert "dot_general" not in lowered
+
+
+@pytest.mark.parametrize("plot", ["plot_coverage", "plot_recovery"])
+def test_figures_of_a_calibration_of_few_curves(plot: str) -> None:
+    found = hybrid.calibrate("m4", "pfn", 24, progress=False)
+    table = found.coverage()
+    assert isinstance(table, pd.DataFrame)
+    assert table.loc["all", "curves"] == 24
+    assert 0.0 < table.loc["all", "error"] < 0.1
+    draw: Callable[[], Any] = getattr(found, plot)
+    figure = draw()
+    if plot == "plot_coverage":
+        shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        few = [name for name, row in table.iterrows() if row["curves"] < 20]
+        assert few
+        assert not [label for label in shown if label.split(" (")[0] in few]
