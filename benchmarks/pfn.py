@@ -2,8 +2,8 @@
 
     python benchmarks/pfn.py --prior m4
 
-Prints the time for 100 curves of 100 points with 50 forecasts each, for one curve after import, and for a whole process
-`hybrid fit --engine pfn`; best and median of several runs.
+Prints the time for 100 curves of 100 points with 50 forecasts each, for one curve after import, for 1000 joint curves at 20
+positions, and for a whole process `hybrid fit --engine pfn`; best and median of several runs, of the joint curves one.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 
 import hybrid
 
-CURVES, POINTS, QUERIES = 100, 100, 50
+CURVES, POINTS, QUERIES, JOINT = 100, 100, 50, 20
 
 
 def timed(name: str, job: Callable[[], object], repeats: int) -> None:
@@ -57,9 +57,13 @@ def main() -> None:
         fit = hybrid.fit(curves[0], arguments.prior, "pfn")
         fit.result.draws[next(iter(fit.result.draws))].sum()
 
+    def joint() -> None:
+        hybrid.fit(curves[0], arguments.prior, "pfn").sample(np.geomspace(1.1 * x[-1], 10 * x[-1], JOINT), progress=False)
+
     timed(f"{CURVES} curves of {POINTS} points, {QUERIES} forecasts each", many, arguments.repeats)
     timed(f"one curve of {POINTS} points, {QUERIES} forecasts", one, arguments.repeats)
     timed("the same and 2000 draws of the parameters", draws, arguments.repeats)
+    timed(f"one curve of {POINTS} points, 1000 joint curves at {JOINT} positions", joint, 1)
     timed("process: hybrid fit --engine pfn", process, arguments.repeats)
 
 

@@ -35,6 +35,7 @@ _NARROW = 3.0  # ratio of the ends of x below which a logarithmic axis needs tic
 _LEAST_COLUMNS = 3  # the legend needs the room
 _TITLE_LETTERS = 33
 _MOST_POINTS = 150  # of a context or of targets in one panel: more are thinned
+_LEAST_LL = -1000.0  # what is worse would leave no room for the rest
 _WIDE_LL, _LINEAR_LL = 200, 10  # nats: an axis that spans more than the first is logarithmic beyond the second
 
 
@@ -236,7 +237,8 @@ def plot_cost(table: pd.DataFrame) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Both panels have a logarithmic axis of time. A figure that is not finite is left out, and the panel says so.
+        Both panels have a logarithmic axis of time. A figure that is not finite, or an LL below -1000, is left out, and the
+        panel says so.
     """
     domains, methods = (list(dict.fromkeys(table[column])) for column in ("domain", "method"))
     figure, axes = _figure(2, len(domains), 4.0, 2.4)
@@ -259,10 +261,10 @@ def _cost_panel(ax: Axes, own: pd.DataFrame, methods: Sequence[str], score: str)
     for k, method in enumerate(methods):
         value, error = float(own.loc[method, score]), float(own.loc[method, f"{score}_se"])
         bars: dict[str, Any] = {"yerr": error} if np.isfinite(error) else {}
-        if np.isfinite(value):
+        if _LEAST_LL <= value < np.inf:
             ax.errorbar(own.loc[method, "ms"], value, markersize=6, capsize=2, linewidth=1, **bars, **_style(k))
         else:
-            absent.append(f"{method}: {value}")
+            absent.append(f"{method}: {value:.3g}")
     if absent:
         ax.text(0.02, 0.03, "\n".join(absent), transform=ax.transAxes, fontsize=7, va="bottom")
     times = own["ms"].to_numpy(dtype=float)

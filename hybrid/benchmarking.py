@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CACHE = "cache"
 SHEET_NAME = re.compile(r"[\w.]+-(pfn|nuts|least_squares|auto)_[\w.]+(-[0-9a-f]{6})?-\d+\.png")  # as benchmark_plots has it
-FORMAT = "hybrid benchmark 1"
+FORMAT = "hybrid benchmark 2"
 TABLE, CURVES = "table.csv", "curves.csv"
 WRITTEN = (TABLE, CURVES, *FIGURES)
 _KEPT = ("bands", "log_density", "pit", "crps", "grid", "grid_bands", "needs_review", "milliseconds", "prior", "reasons")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = 4
 PANEL = (2.5, 2.1)  # inches
 FEWEST_CURVES = 20  # that the coverage at a distance is shown of
-SHIFT = 0.003  # of a line of coverage beside the next
+SHIFT = 0.005  # of a line of coverage beside the next
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
