@@ -58,7 +58,7 @@ def calibrate_command(
     try:
         write_report(found, page, command)
     except HybridError as error:
-        kept = page.with_suffix(".nc") if saved is None else saved
+        kept = page.with_suffix(".evidence.nc") if saved is None else saved
         if saved is None:
             found.save(kept)  # minutes of work must not be lost with the page
         raise type(error)(f"{error}; the evidence is in {kept}: `hybrid report {shlex.quote(str(kept))}`") from None

@@ -122,7 +122,9 @@ def plot_recovery(calibration: Calibration) -> Figure:
         ax.errorbar(truth, mean, sd, fmt="o", markersize=2, linewidth=0.5, color=COLOURS[0], alpha=0.6)
         low, high = edge[0] - room, edge[1] + room
         for beyond, at, marker in ((mean > high, high, "^"), (mean < low, low, "v")):  # the worst must not go unseen
-            ax.plot(truth[beyond], np.full(beyond.sum(), at), marker, color=WARNING, markersize=4, clip_on=False, zorder=4)
+            if beyond.any():
+                place = np.clip(truth[beyond], low, high), np.full(beyond.sum(), at)
+                ax.plot(*place, marker, color=WARNING, markersize=4, clip_on=False, zorder=4)
         ax.plot(edge, edge, color=INK, linewidth=0.8)
         ax.set_xlim(edge[0] - room, edge[1] + room)
         ax.set_ylim(edge[0] - room, edge[1] + room)

@@ -162,7 +162,7 @@ def test_neighbours_with_heavy_tails_are_known_as_such(monkeypatch: pytest.Monke
             sd = np.array([3.0, 2.9, 0.5]) if len(x) == 3 else np.full(len(x), 0.1)
             return xr.Dataset({"quantiles": (("x", "quantile"), sd[:, None] * np.array(levels))})
 
-        def sample(self, x: np.ndarray, draws: int) -> xr.DataArray:
+        def sample(self, x: np.ndarray, draws: int, progress: bool) -> xr.DataArray:
             return xr.DataArray(np.stack([t, np.arctan(t), other], 1))
 
     def fit(*arguments: Any, **options: Any) -> Heavy:

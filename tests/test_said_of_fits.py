@@ -94,8 +94,8 @@ def test_evidence_outlives_a_report_that_fails(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(reporting, "_page", fail)
     result = CliRunner().invoke(main, ["calibrate", "--prior", "m4", "--simulations", "16", "--out", str(tmp_path / "m4.html")])
     assert result.exit_code == 2
-    assert f"the kernel did not start; the evidence is in {tmp_path / 'm4.nc'}: `hybrid report" in result.output
-    assert hybrid.load_calibration(tmp_path / "m4.nc").data["predictive"].sizes["draw"] == 16
+    assert f"the kernel did not start; the evidence is in {tmp_path / 'm4.evidence.nc'}: `hybrid report" in result.output
+    assert hybrid.load_calibration(tmp_path / "m4.evidence.nc").data["predictive"].sizes["draw"] == 16
 
 
 def test_least_squares_rounds_alike_whatever_threads_there_are() -> None:
@@ -119,6 +119,8 @@ def test_figures_of_a_calibration_of_few_curves(plot: str) -> None:
     assert 0.0 < table.loc["all", "error"] < 0.1
     draw: Callable[[], Any] = getattr(found, plot)
     figure = draw()
+    figure.canvas.draw()
+    assert all(ax.get_position().width > 0.14 for ax in figure.axes if ax.get_visible())
     if plot == "plot_coverage":
         shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         few = [name for name, row in table.iterrows() if row["curves"] < 20]
