@@ -276,8 +276,7 @@ class FlowHead(nn.Module):
         scale = [b.log_abs_det_jacobian(u, theta[k]) for k, b, u in zip(self.names, bijections, real, strict=True)]
         possible = torch.stack([u.isfinite() for u in real]).all(0)
         theta = {
-            k: torch.where(possible, theta[k], b(torch.zeros_like(theta[k])))
-            for k, b in zip(self.names, bijections, strict=True)
+            k: torch.where(possible, theta[k], b(theta[k].new_zeros(()))) for k, b in zip(self.names, bijections, strict=True)
         }
         prior: Tensor = sum(self.prior.log_prior(theta).values()) + sum(scale)
         step = max(1, BLOCK // prior.numel()) if mask is None else x.shape[-1]

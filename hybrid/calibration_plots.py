@@ -126,8 +126,8 @@ def plot_recovery(calibration: Calibration) -> Figure:
                 place = np.clip(truth[beyond], low, high), np.full(beyond.sum(), at)
                 ax.plot(*place, marker, color=WARNING, markersize=4, clip_on=False, zorder=4)
         ax.plot(edge, edge, color=INK, linewidth=0.8)
-        ax.set_xlim(edge[0] - room, edge[1] + room)
-        ax.set_ylim(edge[0] - room, edge[1] + room)
+        ax.set_xlim(low, high)
+        ax.set_ylim(low, high)
         ax.set_title(name, fontsize="small", loc="left")
         ax.set_xlabel("truth", fontsize="x-small")
     return figure  # type: ignore[no-any-return]

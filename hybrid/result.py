@@ -297,8 +297,8 @@ class Fit:
         seed
             Seed of the random numbers; None takes the fit's. Equal seeds give equal curves.
         progress
-            Whether to show a progress bar where this takes more than two seconds. Curves by a network's forecasts are drawn
-            point after point: 1000 of them at 20 positions take tens of seconds. By `forecast="draws"` they take none.
+            Whether to show a progress bar where this takes more than two seconds, as curves may that a network draws point
+            after point.
 
         Returns
         -------

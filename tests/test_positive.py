@@ -47,7 +47,7 @@ def test_moments_where_next_to_nothing_of_a_tail_lies_above_zero() -> None:
         torch.testing.assert_close(found.stddev, Positive(bars_at(1.0)).stddev, rtol=0, atol=2 * depth + 1e-9)
 
 
-def test_moments_of_many_positions_take_little_memory() -> None:
+def test_moments_of_many_positions_are_those_of_few_and_of_draws() -> None:
     x = np.linspace(1.0, 100.0, 30)
     fit = hybrid.fit(hybrid.Curve(x, 0.2 + 0.8 / x), "nslpfn", "pfn", horizon=500.0)
     some, many = np.array([110.0, 400.0]), np.linspace(110.0, 400.0, 5001)
