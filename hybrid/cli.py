@@ -380,7 +380,7 @@ def _setting(text: str) -> tuple[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default where the engine looks first.")
 @click.option("--design", "design_file", type=click.Path(path_type=Path), help="JSON file with the x positions to train on.")
 @click.option("--interpolated", type=float, help="Share of targets inside the context's range; most designs have 0.2.")
-@click.option("--from", "origin", type=click.Path(path_type=Path), help="Weights to begin with: a checkpoint, or a name.")
+@click.option("--from", "origin", type=click.Path(), help="Weights to begin with: a checkpoint, or a name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many; torchrun overrides it.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a setting of the preset; repeatable.")
@@ -390,7 +390,7 @@ def train_command(
     out: Path | None,
     design_file: Path | None,
     interpolated: float | None,
-    origin: Path | None,
+    origin: str | None,
     device: str,
     devices: int,
     settings: Sequence[str],

@@ -167,6 +167,21 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert "no model card" in result.output
 
 
+def test_a_name_on_the_command_line(first: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the cards' own commands have it, which must run as they stand."""
+    monkeypatch.setenv("HYBRID_CHECKPOINTS", str(first.path.parent))
+    monkeypatch.setattr(release, "EVALUATED", 256)
+    settings = {**SMALL, "batch": 32, "steps": 1}
+    arguments = ["train", "--prior", "m2", "--from", "m2", "--out", str(tmp_path), "--device", "cpu"]
+    for name, value in settings.items():
+        arguments += ["--set", f"{name}={value}"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "m2.json").read_text(encoding="utf-8"))
+    assert content["origin"]["weights"] == first.content["weights_sha256"]
+    assert " --from m2 " in content["command"]
+
+
 @pytest.mark.parametrize("origin", ["", ".", "/", 5, b"m2"])
 def test_what_is_no_path_is_refused(origin: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="origin must be the path"):
