@@ -16,6 +16,8 @@ from hybrid.models.prior import AbstractPrior
 FORMAT = "hybrid pfn 1"
 SHIPPED = Path(__file__).parent / "weights"
 FOLDER_VARIABLE = "HYBRID_CHECKPOINTS"
+BEFORE = ".before"  # ends the names of weights and cards that training keeps when it writes new ones
+IN_PYTHON = "hybrid.train(prior)"
 _FIELDS = {
     "format": str,
     "prior": dict,
@@ -73,18 +75,20 @@ class Card:
     @property
     def weights(self) -> Path:
         """The file of weights."""
-        return self.path.with_suffix(".safetensors")
+        kept = BEFORE if self.path.name.endswith(BEFORE) else ""
+        return self.path.with_name(self.path.name.removesuffix(kept)).with_suffix(f".safetensors{kept}")
 
 
 def read_card(path: Path) -> Card:
-    """Read a card, given its path or that of its weights.
+    """Read a card, given its path or that of its weights; either may end in `.before`, as training keeps earlier ones.
 
     Raises
     ------
     FileFormatError
         If there is none, it is damaged, or of another format.
     """
-    path = path if path.suffix == ".json" else path.with_suffix(".json")
+    kept = BEFORE if path.name.endswith(BEFORE) else ""
+    path = path if path.suffix == ".json" else path.with_name(path.name.removesuffix(kept)).with_suffix(f".json{kept}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -264,7 +268,10 @@ def find_card(prior: AbstractPrior, path: str | os.PathLike[str] | None = None) 
         problem = f"{weights} were trained on {theirs}, and this prior, {prior.name!r}, has {prior.fingerprint}"
     else:
         problem = f"no amortized weights for prior {prior.name!r} are installed"
-    raise EngineUnavailableError(f"{problem}; train them: {training_command(prior)}")
+    command, law = training_command(prior), getattr(prior, "law", None)
+    if command == IN_PYTHON and law is not None and not law.is_own:
+        command += " or, on the command line, `hybrid train --prior FILE.json` with what prior.to_json() gives"
+    raise EngineUnavailableError(f"{problem}; train them: {command}")
 
 
 def named_card(path: str | os.PathLike[str], argument: str = "checkpoint") -> Card:
@@ -290,4 +297,4 @@ def training_command(prior: AbstractPrior) -> str:
     from hybrid.models.registry import PRIORS
 
     shipped = next((found for found in PRIORS if found.fingerprint == prior.fingerprint), None)
-    return "hybrid.train(prior)" if shipped is None else f"hybrid train --prior {shipped.name}"
+    return IN_PYTHON if shipped is None else f"hybrid train --prior {shipped.name}"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hybrid.amortized.cards import cards, read_card
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.design import Design
-from hybrid.amortized.importance import TRUSTED_K, pareto_k, resampled, surplus, truncated_weights
+from hybrid.amortized.importance import pareto_k, resampled, surplus, truncated_weights, trusted_k
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
@@ -27,7 +27,7 @@ from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
 from hybrid.models.prior import AbstractPrior
-from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, OUTSIDE
+from hybrid.models.residuals import OUTSIDE, remarks, trend_probability
 from hybrid.models.thresholds import MIN_TRAINED
 from hybrid.models.torch_random import seeded
 
@@ -204,9 +204,19 @@ def _posterior(
     return {}, {}
 
 
-def _verdict(problem: Problem, design: Design, said: Sequence[str], curves: int, coordinates: str) -> tuple[str, ...]:
+def _trend(head: Any, own: Contexts, problem: Problem) -> float:
+    """The probability of the residuals' trend at the likeliest mode of the law, where its parameters are all there are."""
+    if not isinstance(head, FlowHead):
+        return 1.0
+    mode = {name: value[:1].numpy() for name, value in head.modes(own.described).items()}
+    return trend_probability(head.prior, mode, problem)
+
+
+def _verdict(
+    problem: Problem, design: Design, said: Sequence[str], curves: int, coordinates: str, trend: float
+) -> tuple[str, ...]:
     """The reasons of a fit: one that the network saw few curves in training, one lists all that lies outside the training
-    design, one says that the prior is not right."""
+    design, and one says that the prior is not right, two where y rises."""
     outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]], coordinates)
     reasons = []
     if curves < MIN_TRAINED:
@@ -219,18 +229,16 @@ def _verdict(problem: Problem, design: Design, said: Sequence[str], curves: int,
             f"{OUTSIDE}: {'; '.join(outside)}. Check with engine='nuts' where the prior allows it, or "
             "train on a design that covers it with `hybrid train`."
         )
-    if NAMED[WANDER] in said:
-        reasons.append(FOLLOW_ONE_ANOTHER)
-    return tuple(reasons)
+    return (*reasons, *remarks(0.0 if NAMED[WANDER] in said else 1.0, trend, problem))
 
 
 def _doubt(stats: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """What k-hat says against forecasts that follow from the draws."""
-    k = pareto_k(stats["log_ratio"], 0.0)
-    if k < TRUSTED_K:
+    k, limit = pareto_k(stats["log_ratio"], 0.0), trusted_k(stats["log_ratio"].size)
+    if k < limit:
         return ()
     return (
-        f"The draws that the forecasts follow from have k-hat {k:.2f}, and {TRUSTED_K} or more cannot be trusted: fit with "
+        f"The draws that the forecasts follow from have k-hat {k:.2f}, and {limit:.2g} or more cannot be trusted: fit with "
         "engine='nuts'.",
     )
 
@@ -265,7 +273,7 @@ def run_pfn(
         Number of parameter draws, made when first asked for.
     forecast
         "network": one pass, in milliseconds. "draws": averages over the parameter draws, as for NUTS, which takes
-        seconds a curve and is nearer to exact; where k-hat is .7 or more the fit needs review.
+        seconds a curve and is nearer to exact; where k-hat is not below `trusted_k` of so many draws the fit needs review.
 
     Returns
     -------
@@ -275,7 +283,8 @@ def run_pfn(
     "log_ratio", lp - log_q of as many draws before the resampling, which k-hat is computed from; and the predictive
     distribution, which is None where it follows from the draws.
     The status is "needs_review" where the context or the horizon lies outside what the network was trained on, or the
-    residuals follow one another as those of the prior's own curves hardly ever do, or where the network was hardly trained.
+    residuals follow one another as those of the prior's own curves hardly ever do, or a line, or where the network was hardly
+    trained.
 
     Raises
     ------
@@ -313,7 +322,8 @@ def run_pfn(
             problem, own = problems[i], contexts.row(k)
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
             posterior, stats = _posterior(model, summary[k].clone(), problem, draws, own_seed)
-            reasons = _verdict(problem, design, said[k], card.curves, prior.coordinates)
+            trend = _trend(model.head, own, problem)
+            reasons = _verdict(problem, design, said[k], card.curves, prior.coordinates, trend)
             if by_draws:
                 reasons += _doubt(stats)
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)

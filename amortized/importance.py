@@ -12,8 +12,11 @@ TRUSTED_K = 0.7  # Vehtari, Simpson, Gelman, Yao and Gabry 2024, section 3.2.4
 
 
 def trusted_k(draws: int) -> float:
-    """The largest k-hat that estimates from so many draws can be trusted with (Vehtari et al. 2024, section 3.2.4)."""
-    return min(1.0 - 1.0 / math.log10(draws), TRUSTED_K)
+    """The largest k-hat that estimates from so many draws, 2 or more, can be trusted with (Vehtari et al. 2024, section 3.2.4).
+
+    .7 from 2,155 draws on, .697 for 2000, .5 for 100.
+    """
+    return min(1.0 - 1.0 / math.log10(max(draws, 2)), TRUSTED_K)
 
 
 def pareto_k(log_joint: Array, log_proposal: Array) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import filelock
 import torch
 
-from hybrid.amortized.cards import Card, read_card, training_command, user_folder
+from hybrid.amortized.cards import BEFORE, IN_PYTHON, Card, read_card, training_command, user_folder
 from hybrid.amortized.checkpoint import Origin, save_checkpoint
 from hybrid.amortized.design import Design
 from hybrid.amortized.engine import choose_device
@@ -34,7 +34,7 @@ from hybrid.models.registry import get_prior
 
 EVALUATED = 8192  # fresh curves on which the final loss and the range of typical contexts are measured
 TOGETHER = 256
-WRITTEN, BEFORE = (".json", ".safetensors", ".md"), ".before"  # endings of what training writes, and of what it keeps
+WRITTEN = (".json", ".safetensors", ".md")  # endings of what training writes
 # Options of mallopt(3), the values with which it keeps what is freed, and those that it comes to by itself where large blocks
 # are freed: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD.
 HELD = {-3: (2**31 - 1, 2**25), -1: (2**31 - 1, 2**26), -2: (2**28, 2**17)}
@@ -270,7 +270,7 @@ def training_of(prior: AbstractPrior, preset: str, changes: dict[str, Any], desi
     usual = design == design_for(prior)
     only_interpolated = design == dataclasses.replace(design_for(prior), interpolated=design.interpolated)
     command = training_command(prior)
-    if command.endswith(")"):
+    if command == IN_PYTHON:
         options = ["prior", repr(preset), *([] if usual else ["design=design"])]
         options += [] if origin is None else [f"origin={origin!r}"]
         return f"hybrid.train({', '.join([*options, *(f'{name}={value!r}' for name, value in changes.items())])})"

@@ -161,6 +161,8 @@ def build_datatree(
 
 
 _STATS = {
+    "lp": "log p(parameters, y | x) in the prior's coordinates, nats, of the parameters' unconstrained values; by NUTS without "
+    "a drift, which it integrates out",
     "log_ratio": "lp - log_q of as many proposals before they were resampled: not of the draws beside it. k-hat comes from it",
     "energy": "NUTS's Hamiltonian; walks and jumps between its transitions change it too, so that the BFMI of hybrid.health is "
     "of the momentum alone",

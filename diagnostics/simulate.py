@@ -3,21 +3,25 @@
 import hashlib
 import importlib.metadata
 import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from hybrid.amortized.design import Design
 from hybrid.models.coordinates import Frame
-from hybrid.models.engine import Problem
+from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 from hybrid.models.files import DAMAGED, check_writable, make_folder, replacing
 from hybrid.models.prior import AbstractPrior, Prior
 
 Array = Any
-CHUNK = 32  # curves after which exact draws are written to the file
+CHUNK = 32  # curves that share a seed
+PER_WORKER = 4  # curves at once for each of several processes, which wait for the slowest
+PAUSE = 10.0  # seconds at least between one writing of the file and the next
 
 
 class Simulated(NamedTuple):
@@ -81,7 +85,7 @@ def exact_draws(
     workers: int = 1,
     progress: bool = True,
 ) -> ExactDraws:
-    """Sample every problem by NUTS, in chunks that go to the cache as they come; an interrupted call goes on there.
+    """Sample every problem by NUTS; draws go to the cache as they come, and an interrupted call goes on there.
 
     Parameters
     ----------
@@ -112,17 +116,31 @@ def exact_draws(
         check_writable(cache)
     found = {} if cache is None or not cache.exists() else _read(cache, key, [p.name for p in prior.parameters])
     done = len(found["status"]) if found else 0
-    for start in range(done, len(problems), CHUNK):
-        results = run_nuts(prior, problems[start : start + CHUNK], seed=start, progress=progress, workers=workers)
-        part: dict[str, Array] = {
-            p.name: np.stack([_evenly(r.draws[p.name], draws) for r in results]) for p in prior.parameters
-        }
-        part["status"] = np.array([r.status for r in results])
-        part["ess"] = np.array([min(r.info["min_ess_bulk"], r.info["min_ess_tail"]) for r in results])
-        found = {name: np.concatenate([found[name], part[name]]) if found else part[name] for name in part}
-        if cache is not None:
-            _write(cache, key, found)
+    step, kept, written = 1 if workers == 1 else PER_WORKER * workers, done, time.monotonic()
+    with tqdm(total=len(problems), initial=done, desc=f"NUTS {prior.name}", unit="curve", disable=not progress) as bar:
+        try:
+            while done < len(problems):
+                seed = CHUNK * (done // CHUNK)
+                part = problems[done : min(done + step, seed + CHUNK)]
+                new = _thinned(prior, run_nuts(prior, part, seed=seed, workers=workers), draws)
+                found = {name: np.concatenate([found[name], new[name]]) if found else new[name] for name in new}
+                done += len(part)
+                bar.update(len(part))
+                if cache is not None and time.monotonic() - written > PAUSE:
+                    _write(cache, key, found)
+                    kept, written = done, time.monotonic()
+        finally:  # an interruption, too, loses no more than the curves that are in work
+            if cache is not None and kept < done:
+                _write(cache, key, found)
     return ExactDraws({p.name: found[p.name] for p in prior.parameters}, found["status"], found["ess"])
+
+
+def _thinned(prior: Prior, results: Sequence[EngineResult], draws: int) -> dict[str, Array]:
+    """What is kept of some curves: draws by name, and the status and lowest effective sample size of each."""
+    found: dict[str, Array] = {p.name: np.stack([_evenly(r.draws[p.name], draws) for r in results]) for p in prior.parameters}
+    found["status"] = np.array([r.status for r in results])
+    found["ess"] = np.array([min(r.info["min_ess_bulk"], r.info["min_ess_tail"]) for r in results])
+    return found
 
 
 def _read(cache: Path, key: str, names: Sequence[str]) -> dict[str, Array]:

@@ -42,7 +42,12 @@ def calibrate_command(
     check_output(page, (".html",))
     check_output(saved, (".nc",))
     cache = page.with_suffix(".draws.npz") if engine == "nuts" else None
-    found = calibrate(chosen, engine, simulations, None, seed, cache, workers, True, checkpoint)
+    try:
+        found = calibrate(chosen, engine, simulations, None, seed, cache, workers, True, checkpoint)
+    except KeyboardInterrupt:
+        if cache is not None and cache.exists():
+            click.echo(f"\ninterrupted; the draws so far are in {cache}, and the same command goes on from there", err=True)
+        raise
     click.echo(found.verdict)
     click.echo(found.table().round(3).to_string())
     click.echo(found.coverage().round(3).to_string())

@@ -66,11 +66,11 @@ def health(fit: Fit) -> pd.DataFrame:
         all is well. NUTS: rank-normalised R-hat, bulk and tail ESS (Vehtari et al. 2021), MCSE of the mean over the posterior
         sd, share of divergent transitions, BFMI (Betancourt 2016, section 3: the squared change of the energy at a new
         momentum, which is the number of parameters on average, over the energy's variance), and the posterior predictive
-        probability of residuals that follow one another as much (Gelman, Meng and Stern 1996). PFN: k-hat of the parameter
-        draws (Vehtari et al. 2024), whether the curve lies inside what the network was trained on, whether its residuals
-        scatter as those of the prior's own curves do, how many curves the network learnt from, and, where k-hat lets the draws
-        be trusted and the forecasts are the network's, how far the two are apart: the largest difference of their predictive
-        cdfs up to the horizon.
+        probability of residuals that follow one another, or a line, as much (Gelman, Meng and Stern 1996). PFN: k-hat of the
+        parameter draws (Vehtari et al. 2024), whether the curve lies inside what the network was trained on, whether its
+        residuals scatter as those of the prior's own curves do, how many curves the network learnt from, and, where k-hat lets
+        the draws be trusted and the forecasts are the network's, how far the two are apart: the largest difference of their
+        predictive cdfs up to the horizon.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def _amortized_health(fit: Fit) -> list[Row]:
         return rows
     limit = trusted_k(draws)
     remedy = "do not use the parameter draws as they are: fit with engine='nuts', or engine='auto', which does so"
-    rows.append((name, fit.pareto_k, f"< {limit:.2f}", fit.pareto_k < limit, source, remedy))
+    rows.append((name, fit.pareto_k, f"< {limit:.3g}", fit.pareto_k < limit, source, remedy))
     if fit.pareto_k < limit and not fit.by_draws:  # draws that can be trusted tell whether the forecasts can
         rows.append(_against_draws(fit))
     return rows
@@ -153,7 +153,8 @@ def _chain_health(fit: Fit) -> list[Row]:
     more = f"draw more: draws={4 * size}"
     corner = "the posterior has corners that NUTS cannot follow: a tighter prior with prior.replace(...), or another law"
     vehtari, gelman = "Vehtari et al. 2021, section 4", "Gelman, Meng and Stern 1996"
-    follow, alike = float(fit.info.get("follow_probability", math.nan)), FOLLOW_ONE_ANOTHER
+    follow, trend = (float(fit.info.get(f"{name}_probability", math.nan)) for name in ("follow", "trend"))
+    alike = FOLLOW_ONE_ANOTHER
     return [
         ("R-hat", float(rhat), f"< {MAX_RHAT}", rhat < MAX_RHAT, vehtari, f"the chains disagree; {more}, or fewer breaks"),
         ("bulk ESS", float(bulk), f">= {MIN_ESS:.0f}", bulk >= MIN_ESS, vehtari, more),
@@ -162,6 +163,7 @@ def _chain_health(fit: Fit) -> list[Row]:
         ("divergent transitions", divergent, f"<= {MAX_DIVERGENT}", divergent <= MAX_DIVERGENT, "Betancourt 2017: 0", corner),
         ("BFMI", bfmi, f">= {MIN_BFMI}", bfmi >= MIN_BFMI, "Betancourt 2016, section 3", corner),
         ("probability of the residuals' autocorrelation", follow, f">= {MIN_FOLLOW}", not follow < MIN_FOLLOW, gelman, alike),
+        ("probability of the residuals' trend", trend, f">= {MIN_FOLLOW}", not trend < MIN_FOLLOW, gelman, alike),
     ]
 
 

@@ -171,9 +171,9 @@ def _horizon(curve: Curve, at: Sequence[float], horizon: float | None) -> float:
     return max([min(HORIZON_FACTOR * float(curve.x[-1]), LIMIT), *at, *_targets(curve)[0]])
 
 
-def _said_horizon(horizon: float, request: _Request) -> str:
+def _said_horizon(curve: Curve, horizon: float, request: _Request) -> str:
     """The horizon, and whether --at moved it: forecasts by a prior in unit coordinates depend on it."""
-    moved = " (moved there by --at)" if request.horizon is None and horizon in request.at else ""
+    moved = " (moved there by --at)" if horizon > _horizon(curve, (), request.horizon) else ""
     return f"horizon {_number(horizon)}{moved}"
 
 
@@ -329,7 +329,7 @@ def fit_command(engine: str, settings: tuple[str, ...], out: Path | None, **opti
     if own:
         raise InvalidArgumentError(f"--set is for options of the engine, and {own[0]!r} is none")
     found = fit(curve, read_prior(request.prior), engine, horizon, request.y_scale, request.seed, **chosen)
-    click.echo(f"{_describe(curve)}; {_said_horizon(horizon, request)}, seed {request.seed}")
+    click.echo(f"{_describe(curve)}; {_said_horizon(curve, horizon, request)}, seed {request.seed}")
     click.echo(found.verdict)
     try:
         click.echo(f"\n{_forecast(found, *_positions(found, request.at), request.threshold)}")
@@ -355,7 +355,7 @@ def compare_command(**options: Any) -> None:
     check_output(request.plot, PLOT_FORMATS)
     curve = request.read()
     horizon = _horizon(curve, request.at, request.horizon)
-    click.echo(f"{_describe(curve)}; {_said_horizon(horizon, request)}, seed {request.seed}")
+    click.echo(f"{_describe(curve)}; {_said_horizon(curve, horizon, request)}, seed {request.seed}")
     fits = _compare(curve, read_prior(request.prior), horizon, request.seed, request.y_scale, request.at, request.threshold)
     if request.plot is not None:
         from hybrid.plotting import plot_compare
@@ -400,7 +400,8 @@ def train_command(
     An interrupted run goes on where it stopped when the same command is given again. To train on several devices or
     machines, start the command with torchrun.
     """
-    from hybrid.amortized.release import BEFORE, train_prior, weights_folder
+    from hybrid.amortized.cards import BEFORE
+    from hybrid.amortized.release import train_prior, weights_folder
     from hybrid.amortized.settings import check_names, design_for
     from hybrid.reading import read_prior
 
@@ -423,7 +424,7 @@ def train_command(
     if card is not None:
         click.echo(f"wrote {card.weights} and {card.path.name}")
         if stood:
-            click.echo(f"the weights that were there are kept as {card.weights.name}{BEFORE}")
+            click.echo(f"the weights that were there are kept as {card.weights.name}{BEFORE}, their card beside them")
 
 
 def _read_design(path: Path) -> Design:

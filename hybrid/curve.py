@@ -131,7 +131,8 @@ class Curve:
             If fewer than 3 distinct x would be left.
         """
         if isinstance(points, bool) or not isinstance(points, numbers.Integral) or not 0 <= points <= self.x.size:
-            raise InvalidArgumentError(f"points must be an integer from 0 to {self.x.size}, got {points!r}")
+            most = max(self.x.size - MIN_POINTS, 0)
+            raise InvalidArgumentError(f"the number of points to hold out must be an integer from 0 to {most}, got {points!r}")
         kept = self.x.size - int(points)
         x_target, y_target = self.x[kept:], self.y[kept:]
         if self.x_target is not None:

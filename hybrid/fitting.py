@@ -262,11 +262,16 @@ def _as_fits(
     if engine != "pfn" and curves:
         assert isinstance(prior, Prior)
         frames = [frame_of(prior, curve, *each) for curve, each in zip(curves, scales, strict=True)]
-        doubt = without_curve(prior, frames[0].x_to(curves[0].x), frames[0], seed)
-        ends = [without_forecast(prior, flat_draws(r.draws), each) for r, each in zip(results, frames, strict=True)]
+        doubts = [
+            (
+                *without_curve(prior, frame.x_to(curve.x), frame, seed),
+                *without_forecast(prior, flat_draws(result.draws), frame),
+            )
+            for curve, frame, result in zip(curves, frames, results, strict=True)
+        ]
         results = [
-            dataclasses.replace(r, status="needs_review", reasons=(*r.reasons, *doubt, *end)) if doubt or end else r
-            for r, end in zip(results, ends, strict=True)
+            dataclasses.replace(result, status="needs_review", reasons=(*result.reasons, *doubt)) if doubt else result
+            for result, doubt in zip(results, doubts, strict=True)
         ]
     return [
         Fit(curve, prior, engine, *each, seed, result, versions)

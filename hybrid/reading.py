@@ -81,8 +81,13 @@ def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[Row]]:
         raise FileFormatError(f"{path} names a column twice in its header: {', '.join(columns)}")
     for line, row in rows[1:]:
         if len(row) != len(columns):
-            commas = "; separate columns by commas and write decimals with points" if len(columns) == 1 else ""
-            raise FileFormatError(f"{path}, line {line}: {len(row)} cells, but the header has {len(columns)}{commas}")
+            if len(columns) == 1 and columns[0].startswith("#"):
+                hint = "; the first line must be the header: leave the comment out"
+            elif len(columns) == 1 or len(row) > len(columns):
+                hint = "; separate columns by commas and write decimals with points"
+            else:
+                hint = ""
+            raise FileFormatError(f"{path}, line {line}: {len(row)} cells, but the header has {len(columns)}{hint}")
     return columns, [(line, dict(zip(columns, row, strict=True))) for line, row in rows[1:]]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from hybrid.amortized.importance import TRUSTED_K, pareto_k
+from hybrid.amortized.importance import pareto_k, trusted_k
 from hybrid.curve import Curve
 from hybrid.diagnostics.datatree import build_datatree, flat_draws, write_datatree
 from hybrid.models.checks import as_floats, as_integer, as_positive
@@ -145,18 +146,21 @@ class Fit:
     def pareto_k(self) -> float:
         """k-hat of the importance weights of amortized parameter draws; NaN where there are none.
 
-        Below .7 the draws, which have been resampled by these weights, can be trusted; see
-        `hybrid.amortized.importance.pareto_k`. Where the weights are uneven, Markov chains have moved the draws afterwards, so
-        that they are better than a k-hat above .7 says, but nothing vouches for them. It says nothing about `predict`, unless
-        `forecast="draws"` was asked for.
+        Below .7, and of fewer than 2,155 draws below 1 - 1 / log10(draws), the draws, which have been resampled by these
+        weights, can be trusted; see `hybrid.amortized.importance.pareto_k`. Where the weights are uneven, Markov chains have
+        moved the draws afterwards, so that they are better than a larger k-hat says, but nothing vouches for them. It says
+        nothing about `predict`, unless `forecast="draws"` was asked for.
         """
         stats = self.result.sample_stats
         return pareto_k(stats["log_ratio"], 0.0) if "log_ratio" in stats else float("nan")
 
     @property
     def is_trusted(self) -> bool:
-        """Whether nothing speaks against an amortized fit: the curve is like those trained on, and k-hat is below .7."""
-        return self.status == "ok" and not self.pareto_k >= TRUSTED_K
+        """Whether nothing speaks against an amortized fit: the curve is like those trained on, and `pareto_k` small enough."""
+        if self.status != "ok":
+            return False
+        k = self.pareto_k
+        return math.isnan(k) or k < trusted_k(self.result.sample_stats["log_ratio"].size)
 
     @property
     def frame(self) -> Frame:

@@ -30,6 +30,7 @@ from hybrid.models.law import Law
 from hybrid.models.namespace import get_namespace
 from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand
 from hybrid.models.requirements import require_continuous
+from hybrid.models.residuals import checked
 
 Array = Any
 
@@ -42,6 +43,7 @@ ROUGH_TOLERANCE = 1e-4
 TOLERANCE = 1e-8
 WINDOW, STALL = 25, 1e-4  # a search ends when so many steps gain less than this share of the RSS: 0.01 nats at 200 points
 EXACT = 1e-20  # mean squared residual of log y below which a curve is fitted exactly
+NEGLIGIBLE = 1e-6  # sigma of residuals that are left by the search
 NEAR = 0.5  # starts differ by at least so many prior standard deviations in some parameter
 TIE = 1e-6  # optima whose RSS differ by less, relatively, are equal: the one nearest the prior's median is taken
 FINALISTS = 4
@@ -327,9 +329,10 @@ def run_least_squares(
     list of EngineResult
         One per problem, in order. Draws have shape (1, 1); `sigma` is sqrt(RSS / max(n - p, 1)) for p parameters of the law,
         with residuals of log y for log-normal noise and of y for additive noise. A parameter at a bound of its support is
-        no error. `status` is "needs_review" where the search did not converge, no start was finite, or the context has
-        no more distinct x than the law has parameters. `info`: method, rss (of log y), n, n_parameters, starts, and
-        starts_agreeing, the starts that ended within 1 % of the least rss on the thinned context.
+        no error. `status` is "needs_review" where the search did not converge, no start was finite, the context has no more
+        distinct x than the law has parameters, or the residuals follow one another or a line (`hybrid.models.residuals`).
+        `info`: method, rss (of log y), n, n_parameters, starts, and starts_agreeing, the starts that ended within 1 % of the
+        least rss on the thinned context.
 
     Raises
     ------
@@ -422,8 +425,11 @@ class _Search:
                 f"The search ended as far from the prior's median of {' and '.join(edges)} as it goes, and the curve does not "
                 "pass through the data: state a y_scale near the observed y.",
             )
+        draws = {p.name: np.full((1, 1), theta[p.name]) for p in self.prior.parameters}
+        if finite and theta["sigma"] > NEGLIGIBLE:
+            reasons += checked(self.prior, draws, problem)[1]
         return EngineResult(
-            draws={p.name: np.full((1, 1), theta[p.name]) for p in self.prior.parameters},
+            draws=draws,
             status="needs_review" if reasons else "ok",
             reasons=reasons,
             info={

@@ -32,9 +32,9 @@ from hybrid.models.namespace import get_namespace
 from hybrid.models.parallel import run_tasks
 from hybrid.models.prior import AbstractPrior, Prior, double_precision
 from hybrid.models.requirements import require_continuous
-from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, follow_probability
+from hybrid.models.residuals import checked
 from hybrid.models.tempered_smc import tempered_smc
-from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS, MIN_FOLLOW
+from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS
 from hybrid.models.unconstrained import Points, Unconstrained, covariance
 
 Array = Any
@@ -323,8 +323,15 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
             settings, attempts = settings.stronger(), 2
             attempt = _attempt(prior, points, second, settings, report)
         theta = space.constrain(jnp.asarray(attempt.z), points.frame)
+        lp = attempt.stats["lp"] + np.asarray(space.log_volume(jnp.asarray(attempt.z), points.frame))
+        attempt = dataclasses.replace(attempt, stats={**attempt.stats, "lp": lp})
         draws = jax.tree.map(np.asarray, space.complete(jax.random.fold_in(key, LINEAR), theta, points))
-    return _verdict(draws, attempt, attempts, settings, follow_probability(prior, draws, problem), exact)
+    checks, remarks = checked(prior, draws, problem)
+    if exact:
+        reasons: tuple[str, ...] = (NO_NOISE.format(float(np.median(draws["sigma"]))),)
+    else:
+        reasons = (*_doubts(attempt, settings), *remarks)
+    return _verdict(draws, attempt, attempts, settings, reasons, checks)
 
 
 def _sample_all(
@@ -334,7 +341,7 @@ def _sample_all(
     return [_sample(prior, problem, settings, seed, report) for problem in problems]
 
 
-def _doubts(attempt: _Attempt, settings: NutsSettings, follow: float) -> list[str]:
+def _doubts(attempt: _Attempt, settings: NutsSettings) -> list[str]:
     """What is wrong with an attempt, and what to do."""
     reasons = []
     health, share = attempt.health, attempt.divergent_share
@@ -353,16 +360,18 @@ def _doubts(attempt: _Attempt, settings: NutsSettings, follow: float) -> list[st
             f"{100 * share:.1f} % of the NUTS transitions diverged: the posterior has corners that NUTS cannot follow; compare "
             "another prior, or give the offending parameter a tighter one with prior.replace(...)"
         )
-    if follow < MIN_FOLLOW:
-        reasons.append(FOLLOW_ONE_ANOTHER)
     return reasons
 
 
 def _verdict(
-    draws: dict[str, Array], attempt: _Attempt, attempts: int, settings: NutsSettings, follow: float, exact: bool
+    draws: dict[str, Array],
+    attempt: _Attempt,
+    attempts: int,
+    settings: NutsSettings,
+    reasons: tuple[str, ...],
+    checks: dict[str, float],
 ) -> EngineResult:
     health, stats = attempt.health, attempt.stats
-    reasons = [NO_NOISE.format(float(np.median(draws["sigma"])))] if exact else _doubts(attempt, settings, follow)
     info = {
         "method": "NUTS with SMC starts and independence jumps",
         "chains": settings.chains,
@@ -375,9 +384,9 @@ def _verdict(
         "divergences": int(stats["diverging"].sum()),
         "jump_rate": float(stats["jump_rate"].mean()),
         "mean_n_steps": float(stats["n_steps"].mean()),
-        "follow_probability": follow,
+        **checks,
     }
-    return EngineResult(draws, stats, "needs_review" if reasons else "ok", tuple(reasons), info)
+    return EngineResult(draws, stats, "needs_review" if reasons else "ok", reasons, info)
 
 
 def run_nuts(
@@ -405,8 +414,8 @@ def run_nuts(
     -------
     One result per problem, in order. Status is "needs_review" where rank-normalised R-hat is not below 1.01, bulk or tail
     ESS is below 400 (Vehtari et al. 2021), more than 2 % of the transitions diverged, or the residuals follow one another
-    as those of replicated curves do in less than one of a hundred (see `hybrid.models.residuals`): then the draws are
-    right for the model, and the model is not right for the curve; or where the points have no noise at all.
+    or a line as those of replicated curves do in less than one of a hundred (see `hybrid.models.residuals`): then the draws
+    are right for the model, and the model is not right for the curve; or where the points have no noise at all.
 
     Raises
     ------

@@ -87,7 +87,7 @@ class MixturePredictive:
         levels = np.asarray(levels, dtype=float)
         with np.errstate(all="ignore"):
             blocks = [self._quantile(self._level(x[s]), levels) for s in self._blocks(x, levels.size)]
-        return np.concatenate(blocks, axis=1) * self._frame.y_scale
+            return np.concatenate(blocks, axis=1) * self._frame.y_scale
 
     def sample(self, x: Array, n: int, seed: int) -> Array:
         """n coherent curves, shape (n, n_x): each takes one posterior draw for all x and its own independent noise.

@@ -10,6 +10,7 @@ from scipy import special
 
 from hybrid.models.engine import Problem
 from hybrid.models.prior import Prior
+from hybrid.models.thresholds import MIN_FOLLOW
 
 Array = Any
 CHECKED = 200  # posterior draws that are looked at
@@ -17,10 +18,15 @@ REPLICATES = 20_000
 SIMULATED = 500  # residuals, up to which replicates are drawn
 FARTHEST_SCORE = 8.0  # sds; one outlier more cannot hide what the others do
 OUTSIDE = "Outside what the network was trained on"  # begins the reason that says so
+FEWEST = 4  # different x; fewer are too few to tell
 FOLLOW_ONE_ANOTHER = (
     "The residuals follow one another instead of scattering, more than on the prior's own curves: it does not hold "
     "this curve, and its intervals may be too narrow. Compare another prior, such as 'nsl', or 'm4_drift' by "
     "engine='nuts', or train for a law of your own with `hybrid.train`."
+)
+RISES = (
+    "y rises with x, as it hardly can under most priors: give what grows, such as an accuracy, as an error, 1 - accuracy, or "
+    "take prior 'nsl'."
 )
 
 
@@ -58,13 +64,22 @@ def _scores(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> Array
     return found[np.all(np.isfinite(found), axis=1)]
 
 
+def _some_scores(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> Array:
+    """The scores of some of the draws, evenly spaced, of any shape."""
+    flat = {name: np.ravel(value) for name, value in draws.items()}
+    size = next(iter(flat.values())).size
+    rows = np.linspace(0, size - 1, min(CHECKED, size)).astype(int)
+    return _scores(prior, {name: value[rows] for name, value in flat.items()}, problem)
+
+
 def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> float:
     """Posterior predictive probability that replicated residuals follow one another as much as the observed ones do.
 
     The discrepancy is the lag-1 autocorrelation of the residuals in the order of x, as scores that are independent standard
     normal variables under the model whatever its parameters are; so all replicates are those of white noise, and the
     probability is its average over the posterior draws (Gelman, Meng and Stern 1996, Statistica Sinica 6, 733-807). Draws bend
-    towards the data, which makes it conservative: under the model it is small less often than it says.
+    towards the data, which makes it conservative: under the model it is small less often than it says. Up to eight points it
+    is never very small, not even where all residuals lie on a line: see `trend_probability`.
 
     Parameters
     ----------
@@ -80,13 +95,45 @@ def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Proble
     A probability, over the draws whose curve is a number, NaN where there is none; 1 where there are fewer than four different
     x, too few to tell.
     """
-    flat = {name: np.ravel(value) for name, value in draws.items()}
-    size = next(iter(flat.values())).size
-    rows = np.linspace(0, size - 1, min(CHECKED, size)).astype(int)
-    observed = _scores(prior, {name: value[rows] for name, value in flat.items()}, problem)
-    if observed.shape[1] < 4:
+    observed = _some_scores(prior, draws, problem)
+    if observed.shape[1] < FEWEST:
         return 1.0
     if not len(observed):
         return float("nan")
     below = np.searchsorted(_replicated(observed.shape[1]), _correlation(observed))
     return float(1.0 - below.mean() / REPLICATES)
+
+
+def trend_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> float:
+    """Posterior predictive probability that replicated residuals keep to a line as much as the observed ones do.
+
+    The discrepancy is the share of the scores' sum of squares that a line in the order of x takes, which is distributed as
+    Beta(1/2, (n - 1)/2) for n scores that are independent standard normal variables. A law that follows a curve leaves no
+    trend. One that cannot, as a law that only falls cannot follow what rises, leaves nothing else, and from five points on
+    that is seen.
+
+    Parameters and return value are those of `follow_probability`.
+    """
+    observed = _some_scores(prior, draws, problem)
+    count = observed.shape[1]
+    if count < FEWEST:
+        return 1.0
+    if not len(observed):
+        return float("nan")
+    line = np.arange(count) - 0.5 * (count - 1)
+    share = (observed @ line) ** 2 / np.maximum((line @ line) * np.square(observed).sum(-1), 1e-300)
+    return float(special.betaincc(0.5, 0.5 * (count - 1), share.clip(max=1.0)).mean())
+
+
+def checked(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Both probabilities by name, and what is to be said of the curve; the parameters are those of `follow_probability`."""
+    follow, trend = (probability(prior, draws, problem) for probability in (follow_probability, trend_probability))
+    return {"follow_probability": follow, "trend_probability": trend}, remarks(follow, trend, problem)
+
+
+def remarks(follow: float, trend: float, problem: Problem) -> tuple[str, ...]:
+    """What is to be said of a curve, given `follow_probability` and `trend_probability`; nothing where neither is small."""
+    if not (follow < MIN_FOLLOW or trend < MIN_FOLLOW):
+        return ()
+    rises = trend < MIN_FOLLOW and problem.y[-1] > problem.y[0]
+    return (FOLLOW_ONE_ANOTHER, RISES) if rises else (FOLLOW_ONE_ANOTHER,)

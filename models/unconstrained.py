@@ -114,6 +114,21 @@ class Unconstrained:
             total = total + self._distributions[i].log_prob(value)
         return total
 
+    def log_volume(self, z: Array, frame: Frame) -> Array:
+        """log |dz/du| of the vector over the unconstrained parameters u, which some of its elements rescale; (..., d) to (...).
+
+        Added to the log density of z it gives that of u.
+        """
+        unscaled = self._unscaled(z)
+        scales = self._scales(unscaled, frame)
+        total = jnp.zeros(z.shape[:-1])
+        for i, name in enumerate(self.names):
+            if name in scales:
+                transform, value = self._transforms[i], unscaled[name] / scales[name]
+                of_u = transform.log_abs_det_jacobian(transform.inv(value), value)
+                total = total + of_u + jnp.log(scales[name]) - transform.log_abs_det_jacobian(z[..., i], unscaled[name])
+        return total
+
     def log_likelihood(self, z: Array, points: Points) -> Array:
         """log p(y | z, x) of all points; (..., d) to (...). -inf where it is not a number."""
         theta = self.constrain(z, points.frame)

@@ -10,15 +10,17 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 
 import hybrid
 from hybrid import calibrating
 from hybrid.amortized.design import Design
 from hybrid.calibrating import JOINT, PREDICTIVE
+from hybrid.cli import main
 from hybrid.diagnostics import sbc
 from hybrid.diagnostics.datatree import write_datatree
 from hybrid.diagnostics.simulate import ExactDraws, exact_draws, simulate
-from hybrid.models.engine import Problem
+from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior
@@ -299,3 +301,46 @@ def test_curves_that_are_not_numbers_are_refused() -> None:
     prior = hybrid.Prior("logarithmic", Logarithmic(), parameters)
     with pytest.raises(InvalidArgumentError, match=r"\d+ of 64 curves of prior 'logarithmic' are not numbers"):
         hybrid.calibrate(prior, "nuts", 64, dataclasses.replace(DESIGN, horizon=(20.0, 300.0)), progress=False)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interruption_loses_no_more_than_the_curves_in_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """What is kept does not depend on how many curves are sampled at once, nor do the draws."""
+    problems = simulate(VAGUE, 20, DESIGN, 0).problems
+    cache, seen = tmp_path / "draws.npz", []
+    monkeypatch.setattr("hybrid.diagnostics.simulate.CHUNK", 10)
+
+    def made_up(prior: Prior, part: Sequence[Problem], seed: int, workers: int) -> list[EngineResult]:
+        seen.append((seed, len(part)))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return [
+            EngineResult(
+                {name: np.full((4, 20), 1.0 + seed + p.y[0]) for name in NAMES}, info={"min_ess_bulk": 9.0, "min_ess_tail": 8.0}
+            )
+            for p in part
+        ]
+
+    monkeypatch.setattr("hybrid.models.nuts.run_nuts", made_up)
+    with pytest.raises(KeyboardInterrupt):
+        exact_draws(VAGUE, problems, 50, cache, workers, progress=False)
+    with np.load(cache) as kept:
+        assert len(kept["status"]) == sum(size for _, size in seen[:2]) == {1: 2, 2: 10}[workers]
+    found = exact_draws(VAGUE, problems, 50, cache, workers, progress=False)
+    expected = [1.0 + 10 * (i // 10) + p.y[0] for i, p in enumerate(problems)]
+    np.testing.assert_array_equal(found.draws[NAMES[0]], np.tile(np.array(expected)[:, None], 50))
+    assert all(seed % 10 == 0 and size <= 10 for seed, size in seen)
+
+
+def test_an_interruption_says_where_the_draws_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> None:
+        arguments[5].write_bytes(b"draws")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sbc, "exact_draws", lambda *_: interrupted(*[None] * 5, tmp_path / "page.draws.npz"))
+    command = ["calibrate", "--prior", "m1", "--engine", "nuts", "--simulations", "16", "--out", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert f"the draws so far are in {tmp_path / 'page.draws.npz'}" in result.stderr

@@ -186,7 +186,7 @@ def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_weights_for_another_prior_are_refused(card: Card, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailableError) as error:
         load_checkpoint(NARROW, card.path)
-    check_message(error, card.path, PRIOR.fingerprint, NARROW.fingerprint, "hybrid.train(prior)")
+    check_message(error, card.path, PRIOR.fingerprint, NARROW.fingerprint, "hybrid.train(prior) or, on the command line")
     with pytest.raises(EngineUnavailableError) as error:
         load_checkpoint(get_prior("m2"), card.path)
     check_message(error, card.path, "'m1'", "'m2'", "hybrid train --prior m2")

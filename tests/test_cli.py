@@ -59,7 +59,7 @@ def test_fit_forecasts_and_writes(table: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("extra", "horizon"),
-    [([], 1e23), (["--at", "5e22"], 1e23), (["--at", "1e25"], 1e25), (["--horizon", "3e22"], 3e22)],
+    [([], 1e23), (["--at", "5e22"], 1e23), (["--at", "1e23"], 1e23), (["--at", "1e25"], 1e25), (["--horizon", "3e22"], 3e22)],
 )
 def test_horizon_is_stated(table: Path, tmp_path: Path, extra: list[str], horizon: float) -> None:
     result = call("fit", table, "--x", "flops", "--y", "loss", *QUICK, *extra, "--out", tmp_path / "fit.nc")
@@ -179,7 +179,7 @@ def test_bad_files_are_refused(tmp_path: Path, content: bytes, word: str) -> Non
         (["fit", "example:porian_optimal_loss", "--threshold", "nan"], "finite"),
         (["fit", "example:porian_optimal_loss", "--seed", "-1"], "seed"),
         (["fit", "example:porian_optimal_loss", "--holdout", "11"], "distinct x"),
-        (["fit", "example:porian_optimal_loss", "--holdout", "99"], "99"),
+        (["fit", "example:porian_optimal_loss", "--holdout", "99"], "hold out must be an integer from 0 to 9, got 99"),
         (["fit", "example:porian_optimal_loss", "--out", "fit.csv"], ".nc"),
         (["fit", "example:porian_optimal_loss", "--out", "no/such/fit.nc"], "no/such"),
         (["fit", "example:porian_optimal_loss", "--plot", "fit.doc"], ".png"),

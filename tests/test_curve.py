@@ -231,3 +231,16 @@ def test_two_curves_of_one_name_are_not_merged(tmp_path: Path) -> None:
     path.write_text("\n".join(["domain,curve,x,y", *rows]), encoding="utf-8")
     with pytest.raises(InvalidCurveError, match=r"both be called 'a/b/c' \(line 5\)"):
         hybrid.read_curves(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x,y\n1e18,5,00189\n3e18,4,5\n1e19,4,1\n", "line 2: 3 cells, but the header has 2; .*decimals with points"),
+        ("# my runs\nx,y\n1,2\n2,1.5\n3,1.2\n", "the first line must be the header: leave the comment out"),
+        ("x,y\n1,2\n2\n3,1.2\n", "line 3: 1 cells, but the header has 2$"),
+    ],
+)
+def test_rows_that_do_not_fit_the_header_say_why(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=words):
+        hybrid.read_csv(write(tmp_path, text))

@@ -299,3 +299,26 @@ def test_numbers_of_classes_have_their_meaning() -> None:
 def test_a_prior_that_can_only_be_simulated_says_what_it_is() -> None:
     prior = get_prior("nslpfn")
     assert repr(prior) == f"NslPfn(sigma={prior.parameters[0].distribution!r}, fingerprint={prior.fingerprint!r})"
+
+
+class Logarithmic(hybrid.Law):
+    """A line in log x, which is below 0 far enough to the left for some of its parameters."""
+
+    name = "logarithmic"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return theta["level"] + theta["slope"] * xp.log(x)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_whether_the_law_has_values_is_asked_of_every_curve(order: list[int]) -> None:
+    slope = hybrid.Parameter("slope", Distribution("Normal", loc=0.0, scale=0.2))
+    prior = Prior("logarithmic", Logarithmic(), [LEVEL, slope, SIGMA])
+    narrow = hybrid.Curve([1.0, 1.2, 1.4, 1.6, 1.8], [1.0, 0.99, 1.01, 1.0, 0.995])
+    wide = hybrid.Curve(np.geomspace(1.0, 1e6, 40), np.linspace(0.6, 1.0, 40) + 0.01 * np.sin(np.arange(40.0) ** 2))
+    curves, horizons = [(narrow, wide)[i] for i in order], [(2.0, 1e6)[i] for i in order]
+    fits = hybrid.fit_many(curves, prior, "least_squares", horizon=horizons, progress=False)
+    alone = [hybrid.fit(c, prior, "least_squares", horizon=h) for c, h in zip(curves, horizons, strict=True)]
+    assert [fit.reasons for fit in fits] == [fit.reasons for fit in alone]
+    without = [any("have no curve at the observed x" in reason for reason in fit.reasons) for fit in fits]
+    assert without == [i == 1 for i in order]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import hybrid
 from hybrid.models import residuals
 from hybrid.models.coordinates import Ratio
 from hybrid.models.distributions import Distribution
@@ -9,7 +10,7 @@ from hybrid.models.engine import Problem
 from hybrid.models.law import Law
 from hybrid.models.nuts import run_nuts
 from hybrid.models.prior import Parameter, Prior
-from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, follow_probability
+from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, RISES, follow_probability, trend_probability
 
 SIGMA = 0.05
 
@@ -72,7 +73,7 @@ def test_one_outlier_does_not_hide_the_others(prior):
 def test_exact_inference_says_that_the_model_does_not_hold(prior):
     rng = np.random.default_rng(3)
     x = np.geomspace(0.01, 1, 30)
-    flat, step = SIGMA * rng.standard_normal(30), 0.3 * (x > 0.1)
+    flat, step = SIGMA * rng.standard_normal(30), -0.3 * (x > 0.1)
     good, bad = run_nuts(prior, [problem(x, flat), problem(x, step + 0.2 * flat)], seed=1)
     assert good.status == "ok"
     assert good.info["follow_probability"] > 0.01
@@ -97,3 +98,47 @@ def test_draws_without_a_curve_say_nothing(prior):
     half = {"level": np.where(np.arange(50) < 25, np.nan, 0.0), "sigma": draws["sigma"]}
     assert follow_probability(prior, half, waves) == known < 0.01
     assert np.isnan(follow_probability(prior, {**draws, "level": np.full(50, np.nan)}, waves))
+
+
+def test_the_trend_is_uniform_where_the_parameters_are_known(prior):
+    rng = np.random.default_rng(5)
+    x = np.geomspace(0.01, 1, 6)
+    found = [trend_probability(prior, truth(), problem(x, SIGMA * rng.standard_normal(6))) for _ in range(1000)]
+    assert stats.kstest(found, "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("count", [5, 6, 8])
+def test_a_line_of_few_points_is_seen_by_its_trend_alone(prior, count):
+    line = problem(np.geomspace(0.01, 1, count), 2 * SIGMA * np.linspace(-1, 1, count))
+    assert trend_probability(prior, truth(), line) < 0.001
+    assert follow_probability(prior, truth(), line) > 0.01
+
+
+def test_three_places_have_no_trend(prior):
+    assert trend_probability(prior, truth(), problem(np.array([0.1, 0.3, 1.0]), np.array([-1.0, 0.0, 1.0]))) == 1.0
+
+
+@pytest.mark.parametrize("engine", ["pfn", "least_squares", "nuts"])
+def test_accuracies_in_place_of_errors_are_told(engine: str) -> None:
+    """Eight points that rise, under a law that only falls: nothing but the trend of the residuals shows it."""
+    rising = hybrid.Curve(np.geomspace(10, 1e8, 8), np.linspace(0.2, 0.9, 8))
+    fit = hybrid.fit(rising, "m4", engine=engine, horizon=1e9)
+    assert fit.status == "needs_review"
+    assert fit.reasons[-2:] == (FOLLOW_ONE_ANOTHER, RISES)
+    falling = hybrid.Curve(rising.x, 1.0 - rising.y)
+    assert RISES not in hybrid.fit(falling, "m4", engine=engine, horizon=1e9).reasons
+
+
+def test_curves_of_the_prior_itself_are_hardly_ever_remarked_on() -> None:
+    x = np.geomspace(0.01, 1.0, 6)
+    y = hybrid.get_prior("m4").sample(300, x, seed=3)["y"].to_numpy()
+    for engine in ("pfn", "least_squares"):
+        fits = hybrid.fit_many([hybrid.Curve(x, row) for row in y], "m4", engine=engine, progress=False)
+        assert np.mean([FOLLOW_ONE_ANOTHER in fit.reasons for fit in fits]) < 0.02, engine
+
+
+def test_a_curve_without_noise_leaves_least_squares_no_residuals() -> None:
+    x = np.geomspace(1.0, 1e4, 20)
+    fit = hybrid.fit(hybrid.Curve(x, 2.0 * x**-0.3), "m1", engine="least_squares")
+    assert fit.result.draws["sigma"].item() < 1e-6
+    assert fit.status == "ok"

@@ -10,14 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from numpyro.distributions import biject_to
 
 import hybrid
 from hybrid import ReportError, checking, reporting
-from hybrid.amortized.importance import trusted_k
+from hybrid.amortized.engine import _doubt
+from hybrid.amortized.importance import pareto_k, trusted_k
 from hybrid.cli import main
 from hybrid.models.engine import EngineResult
 from hybrid.models.least_squares import _free, _solver
+from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior
+from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, RISES
 from hybrid.result import Fit
 
 CURVE = hybrid.load_example("cerebras_gpt_pile")
@@ -29,7 +33,7 @@ def test_health_holds_the_network_against_its_draws() -> None:
     assert sound["ok"]
     assert 0.0 < sound["value"] <= 0.1
     rising = hybrid.fit(hybrid.load_example("pythia_truthfulqa_inverse", holdout=2), "m4", "pfn")
-    assert rising.status == "ok"
+    assert rising.reasons == (FOLLOW_ONE_ANOTHER, RISES)
     table = hybrid.health(rising)  # no curve of m4 rises
     assert not table.loc[AGAINST, "ok"]
     assert "forecast='draws'" in table.loc[AGAINST, "remedy"]
@@ -43,7 +47,8 @@ def test_health_holds_the_network_against_its_draws() -> None:
 def test_statistics_of_proposals_are_said_to_be_so() -> None:
     stats = hybrid.fit(CURVE, "m4", "pfn", draws=50).data["sample_stats"]
     assert "not of the draws beside it" in stats["log_ratio"].attrs["meaning"]
-    assert "meaning" not in stats["lp"].attrs
+    assert "nats" in stats["lp"].attrs["meaning"]
+    assert "meaning" not in stats["log_q"].attrs
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +131,32 @@ def test_figures_of_a_calibration_of_few_curves(plot: str) -> None:
         few = [name for name, row in table.iterrows() if row["curves"] < 20]
         assert few
         assert not [label for label in shown if label.split(" (")[0] in few]
+
+
+@pytest.mark.parametrize("name", ["m4", "bnsl"])
+def test_both_engines_mean_the_same_by_lp(name: str) -> None:
+    """The joint log density of the parameters' unconstrained values, whatever the sampler rescales."""
+    prior = get_prior(name)
+    assert isinstance(prior, Prior)
+    for engine, options in (("nuts", {"draws": 300}), ("pfn", {"draws": 300})):
+        fit = hybrid.fit(CURVE, prior, engine, **options)
+        draws = {k: np.ravel(v) for k, v in fit.result.draws.items()}
+        with jax.enable_x64():
+            joint = np.asarray(prior.log_density(draws, fit.frame.x_to(CURVE.x), CURVE.y / fit.y_scale, fit.frame))
+            for parameter in prior.parameters:
+                bijection = biject_to(parameter.distribution.numpyro().support)
+                joint = joint + np.asarray(
+                    bijection.log_abs_det_jacobian(bijection.inv(draws[parameter.name]), draws[parameter.name])
+                )
+        np.testing.assert_allclose(np.ravel(fit.result.sample_stats["lp"]), joint, atol=1e-6, err_msg=engine)
+
+
+def test_few_draws_are_trusted_as_far_as_their_number_allows() -> None:
+    fit = hybrid.fit(CURVE, "m4", "pfn", draws=100)
+    for k, trusted in ((0.45, True), (0.55, False)):  # the limit for 100 draws is .5
+        vars(fit)["pareto_k"] = k
+        assert fit.is_trusted is trusted
+        assert hybrid.health(fit).loc["k-hat of the parameter draws", "ok"] == trusted
+    ratio = {"log_ratio": np.sort(np.random.default_rng(0).pareto(1.5, 100))[None]}
+    assert 0.5 < pareto_k(np.log(ratio["log_ratio"]), 0.0) < 0.7
+    assert "0.5 or more cannot be trusted" in _doubt({"log_ratio": np.log(ratio["log_ratio"])})[0]

@@ -252,7 +252,9 @@ def test_training_again_replaces_weights_and_card(tmp_path: Path, out: Path) -> 
         == before.content["weights_sha256"]
         != after.content["weights_sha256"]
     )
-    assert sorted(p.name for p in out.glob("*.json")) == ["m1.json"]  # what is kept is no card
+    assert sorted(p.name for p in out.glob("*.json")) == ["m1.json"]  # what is kept is not found, but can be named
+    for name in ("m1.json.before", "m1.safetensors.before"):
+        assert hybrid.fit(CURVE, "m1", engine="pfn", checkpoint=out / name).predict(200.0).identical(first)
     assert not hybrid.fit(CURVE, "m1", engine="pfn", checkpoint=out / "m1.json").predict(200.0).identical(first)
 
 
