@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from numpyro.distributions import biject_to
 
 import hybrid
-from hybrid import ReportError, checking, reporting
+from hybrid import ReportError, calibrating, checking, reporting
 from hybrid.amortized.engine import _doubt
 from hybrid.amortized.importance import pareto_k, trusted_k
 from hybrid.cli import main
@@ -92,15 +92,24 @@ def test_fewer_draws_ask_for_better_weights() -> None:
     assert trusted_k(100) == 0.5
 
 
-def test_evidence_outlives_a_report_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def few() -> hybrid.Calibration:
+    """A calibration of few curves."""
+    return hybrid.calibrate("m4", "pfn", 24, progress=False)
+
+
+def test_evidence_outlives_a_report_that_fails(
+    few: hybrid.Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> str:
         raise ReportError("the kernel did not start")
 
     monkeypatch.setattr(reporting, "_page", fail)
-    result = CliRunner().invoke(main, ["calibrate", "--prior", "m4", "--simulations", "16", "--out", str(tmp_path / "m4.html")])
+    monkeypatch.setattr(calibrating, "calibrate", lambda *_: few)
+    result = CliRunner().invoke(main, ["calibrate", "--prior", "m4", "--simulations", "24", "--out", str(tmp_path / "m4.html")])
     assert result.exit_code == 2
     assert f"the kernel did not start; the evidence is in {tmp_path / 'm4.evidence.nc'}: `hybrid report" in result.output
-    assert hybrid.load_calibration(tmp_path / "m4.evidence.nc").data["predictive"].sizes["draw"] == 16
+    assert hybrid.load_calibration(tmp_path / "m4.evidence.nc").data["predictive"].sizes["draw"] == 24
 
 
 def test_least_squares_rounds_alike_whatever_threads_there_are() -> None:
@@ -116,21 +125,20 @@ def test_least_squares_rounds_alike_whatever_threads_there_are() -> None:
 
 
 @pytest.mark.parametrize("plot", ["plot_coverage", "plot_recovery"])
-def test_figures_of_a_calibration_of_few_curves(plot: str) -> None:
-    found = hybrid.calibrate("m4", "pfn", 24, progress=False)
-    table = found.coverage()
+def test_figures_of_a_calibration_of_few_curves(few: hybrid.Calibration, plot: str) -> None:
+    table = few.coverage()
     assert isinstance(table, pd.DataFrame)
     assert table.loc["all", "curves"] == 24
     assert 0.0 < table.loc["all", "error"] < 0.1
-    draw: Callable[[], Any] = getattr(found, plot)
+    draw: Callable[[], Any] = getattr(few, plot)
     figure = draw()
     figure.canvas.draw()
     assert all(ax.get_position().width > 0.14 for ax in figure.axes if ax.get_visible())
     if plot == "plot_coverage":
         shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-        few = [name for name, row in table.iterrows() if row["curves"] < 20]
-        assert few
-        assert not [label for label in shown if label.split(" (")[0] in few]
+        rare = [name for name, row in table.iterrows() if row["curves"] < 20]
+        assert rare
+        assert not [label for label in shown if label.split(" (")[0] in rare]
 
 
 @pytest.mark.parametrize("name", ["m4", "bnsl"])
@@ -138,8 +146,8 @@ def test_both_engines_mean_the_same_by_lp(name: str) -> None:
     """The joint log density of the parameters' unconstrained values, whatever the sampler rescales."""
     prior = get_prior(name)
     assert isinstance(prior, Prior)
-    for engine, options in (("nuts", {"draws": 300}), ("pfn", {"draws": 300})):
-        fit = hybrid.fit(CURVE, prior, engine, **options)
+    for engine in ("nuts", "pfn"):
+        fit = hybrid.fit(CURVE, prior, engine)
         draws = {k: np.ravel(v) for k, v in fit.result.draws.items()}
         with jax.enable_x64():
             joint = np.asarray(prior.log_density(draws, fit.frame.x_to(CURVE.x), CURVE.y / fit.y_scale, fit.frame))
