@@ -56,6 +56,7 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
     for k in tqdm(range(EVALUATED // TOGETHER), desc="evaluating", disable=not progress):
         generator = generator_of(torch.device("cpu"), settings.seed, -1 % 2**32, k)
         curves = draw_curves(model.prior, design.sample(TOGETHER, generator), generator, torch.float64)
+        curves = curves.within_floats(model.logarithmic)
         contexts = Contexts(model, curves.x_context, curves.y_context, curves.mask, curves.frame)
         summaries.append(contexts.summary())
         features.append(contexts.features)

@@ -25,6 +25,26 @@ class CurveBatch(NamedTuple):
     theta: dict[str, Tensor]  #: parameters by name, each (B,)
     frame: Frame  #: fields (B, 1); y_scale is 1
 
+    def within_floats(self, logarithmic: bool) -> "CurveBatch":
+        """Without the curves that leave the floating-point numbers somewhere, as no measurement does: in log y also through 0.
+
+        Of `nsl`, whose noise has outliers and grows with the level, it is about one in a million. NaN, where a law has no
+        curve, stays, and so does a batch of which nothing would be left.
+        """
+        y = torch.cat([torch.where(self.mask, self.y_context, 1.0), self.y_target], 1)
+        inside = ~(y.isinf() | ((y == 0.0) & logarithmic)).any(1)
+        if inside.all() or not inside.any():
+            return self
+        return CurveBatch(
+            self.x_context[inside],
+            self.y_context[inside],
+            self.mask[inside],
+            self.x_target[inside],
+            self.y_target[inside],
+            {name: value[inside] for name, value in self.theta.items()},
+            Frame(*(field[inside] for field in self.frame)),
+        )
+
 
 def _draw_shared(prior: Prior, x: Tensor, frame: Frame, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
     """Parameters and noisy curves at x (B, n) from a prior with a density."""

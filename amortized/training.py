@@ -155,6 +155,7 @@ class _Objective(nn.Module):
 
     def forward(self, positions: Callable[[], DesignBatch], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         curves = draw_curves(self.model.prior, positions(), generator, torch.float64)
+        curves = curves.within_floats(self.model.logarithmic)
         try:
             return curve_loss(self.model, curves, self.settings, generator)
         except ValueError as error:  # of a distribution whose parameters are not finite

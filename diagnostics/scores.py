@@ -42,9 +42,10 @@ def coverage(pit: Array, levels: Sequence[float] | Array = MSCE_LEVELS) -> Array
 
     Returns
     -------
-    Array of shape (levels,), between 0 and 1. A calibrated forecast covers q on average.
+    Array of shape (levels,), between 0 and 1, NaN where a pit is NaN. A calibrated forecast covers q on average.
     """
-    return np.mean(np.abs(2.0 * np.asarray(pit)[:, None] - 1.0) <= np.asarray(levels), axis=0)
+    depth = np.abs(2.0 * np.asarray(pit)[:, None] - 1.0)
+    return np.mean(np.where(np.isnan(depth), np.nan, depth <= np.asarray(levels)), axis=0)
 
 
 def coverage_error(pit: Array, curve: Array, levels: Sequence[float] | Array = MSCE_LEVELS) -> Array:

@@ -128,7 +128,8 @@ def read_cases(path: PathLike) -> list[Case]:
         domain, name, _ = members[key][0]
         stated = {group for _, _, group in members[key]}
         if len(stated) > 1:
-            raise InvalidCurveError(f"{path}, curve {name!r}: its rows name the groups {', '.join(sorted(stated))}; give one")
+            names = ", ".join(sorted(group or "none" for group in stated))
+            raise InvalidCurveError(f"{path}, curve {name!r}: its rows name the groups {names}; give one, in every row")
         found.append(_case(domain, name, stated.pop() or group_of(domain, name), curve, str(path)))
     return found
 

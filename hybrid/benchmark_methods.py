@@ -1,7 +1,9 @@
 """What a benchmark compares: an engine with a prior, and what it forecasts for a batch of curves."""
 
 import dataclasses
+import importlib
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,7 +143,7 @@ def as_method(method: str | tuple[str, str | AbstractPrior]) -> Method:
 
 
 def _forecasts(fit: Fit, case: Case, milliseconds: float) -> Record:
-    """What is kept of one fit; y and densities are in units of `case.unit`."""
+    """What is kept of one fit but for its reasons; y and densities are in units of `case.unit`."""
     x, y, unit = case.curve.x_target, case.curve.y_target, case.unit
     begin = time.perf_counter()
     bands = fit.predict(x, levels=BANDS)["quantiles"].transpose("quantile", "x").to_numpy() / unit
@@ -162,7 +164,6 @@ def _forecasts(fit: Fit, case: Case, milliseconds: float) -> Record:
         "needs_review": np.array(fit.status != "ok"),
         "milliseconds": np.array(milliseconds),
         "prior": np.array(fit.prior.name),
-        "reasons": np.array(" ".join(fit.reasons)),
     }
 
 
@@ -174,13 +175,20 @@ _warmed: set[tuple[str, int]] = set()
 
 
 def _warm_up(method: Method, cases: Sequence[Case], seed: int) -> None:
-    """Fit and forecast once, so that loading and compiling are not timed; for slow engines once per shape and process."""
-    shape = method.identity, max(case.curve.x.size for case in cases).bit_length()
-    if method.engine in QUICK or shape not in _warmed:
+    """Fit and forecast once, so that loading and compiling are not timed; of NUTS once per program and process.
+
+    What it compiles depends on the number of points. Engine `auto` may not come to it in its first batch.
+    """
+    shapes = [(method.identity, 0)] * len(cases)
+    if method.engine not in QUICK:
+        bucket = importlib.import_module("hybrid.models.nuts").bucket
+        shapes = [(method.identity, bucket(case.context.x.size)) for case in cases]
+    if method.engine in QUICK or not _warmed.issuperset(shapes):
         fits = method.fit(cases, seed)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             fits[0].predict(cases[0].context.x, levels=BANDS)
-        _warmed.add(shape)
+        _warmed.update(shape for shape, fit in zip(shapes, fits, strict=True) if fit.engine == "nuts")
 
 
 def failed(method: Method, case: Case, error: HybridError) -> Record:
@@ -257,10 +265,18 @@ def forecast_batch(method: Method, cases: Sequence[Case], seed: int) -> list[Rec
     found = []
     for fit, case in zip(fits, cases, strict=True):
         try:
-            with np.errstate(all="ignore"):
-                found.append(_forecasts(fit, case, milliseconds))
+            with np.errstate(all="ignore"), warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                record = _forecasts(fit, case, milliseconds)
         except HybridError as error:
             raise type(error)(f"{method.name} on {_full_name(case)}: {error}") from None
+        warned = dict.fromkeys(str(each.message) for each in said if each.category is UserWarning)
+        why = " ".join((*fit.reasons, *warned))
+        if any(np.isnan(record[name]).any() for name in ("bands", "pit", "log_density")):
+            record = failed(method, case, InvalidArgumentError(why or "the forecast of a held-out point is no number"))
+        else:
+            record["reasons"] = np.array(why)
+        found.append(record)
     return found
 
 

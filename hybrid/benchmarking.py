@@ -1,5 +1,6 @@
 """`benchmark`: score engines and priors on the held-out points of real curves."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -115,8 +116,12 @@ def _run(
                 calls.append(call)
     total = len(methods) * len(cases)
     tqdm = importlib.import_module("tqdm").tqdm
-    with tqdm(total=total, initial=total - sum(len(part) for _, part in work), disable=not progress, desc="benchmark") as bar:
-        for index, records in spread(run_method, calls, workers, dask):
+    known = total - sum(len(part) for _, part in work)
+    with (
+        tqdm(total=total, initial=known, disable=not progress, desc="benchmark") as bar,
+        contextlib.closing(spread(run_method, calls, workers, dask)) as made,  # an interruption here ends the workers, too
+    ):
+        for index, records in made:
             m, part = work[index]
             for i, record in zip(part, records, strict=True):
                 if (m, i) in found:
@@ -127,9 +132,9 @@ def _run(
             bar.set_postfix_str(methods[m].name)
             bar.update(len(part))
     records = {method.name: [found[m, i] for i in range(len(cases))] for m, method in enumerate(methods)}
-    for name, own in records.items():
-        if all(FAILED in record for record in own):
-            raise InvalidArgumentError(f"{name} forecasts none of the curves: {own[0]['reasons']}")
+    if all(FAILED in record for own in records.values() for record in own):
+        name, own = next(iter(records.items()))
+        raise InvalidArgumentError(f"{name} forecasts none of the curves: {own[0]['reasons']}")
     return records
 
 
@@ -250,7 +255,7 @@ def _write(found: Benchmark, folder: Path, figures: bool) -> None:
         written = _draw(found, folder) if figures else []
         for path in _figures(folder):  # of an earlier run, about other curves or methods
             if path not in written:
-                path.unlink()
+                path.unlink(missing_ok=True)  # another run may have been quicker
     except OSError as error:
         raise cannot_write(folder, error) from None
 

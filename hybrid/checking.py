@@ -135,16 +135,16 @@ def _against_draws(fit: Fit) -> Row:
 
 def _chain_health(fit: Fit) -> list[Row]:
     arviz_stats = importlib.import_module("arviz_stats")
-    data, names = fit.data, [p.name for p in fit.prior.parameters]
+    assert isinstance(fit.prior, Prior)
+    data, drawn = fit.data, fit.prior.integrable  # independently of one another, once the chains are there
+    names = [p.name for p in fit.prior.parameters if p.name not in drawn]
     table = arviz_stats.summary(data, var_names=names, kind="diagnostics", round_to="none")
     sd = np.array([float(data["posterior"][name].std()) for name in names])
     mcse = float(np.max(table["mcse_mean"].to_numpy() / sd))
     stats = fit.result.sample_stats
     divergent = float(stats["diverging"].mean())
     # Not by differences from one draw to the next, as walks and jumps between them change the energy as well.
-    assert isinstance(fit.prior, Prior)
-    moving = len(names) - len(fit.prior.integrable)
-    bfmi = float(np.min(moving / stats["energy"].var(axis=1)))
+    bfmi = float(np.min(len(names) / stats["energy"].var(axis=1)))
     size = stats["diverging"].shape[1]
     rhat, bulk = table["r_hat"].max(), table["ess_bulk"].min()
     # By default ArviZ takes the tails of its intervals; these are the paper's, as in the fit's own verdict.

@@ -92,7 +92,7 @@ def next_points(
     fitted = fit(curve, prior, engine, horizon, y_scale, seed, progress, **options)
     if fitted.status != "ok":
         warnings.warn(fitted.verdict, stacklevel=2)
-    sd = spread(fitted, x)
+    sd = spread(fitted, fitted.positions(x, "candidates"))
     if not np.all(np.isfinite(sd)):
         raise InvalidArgumentError(f"the predictive variance is not finite at all candidates: {fitted.verdict}")
     if k == 1:

@@ -205,7 +205,8 @@ def fit_many(
     """Fit many curves in one batch; the order is kept.
 
     By "pfn" sums are rounded otherwise in a batch than for one curve: forecasts differ by parts in a million from those of
-    `fit`, and of the same fit once it is saved and loaded.
+    `fit`, and of the same fit once it is saved and loaded. By "least_squares" so do the steps of the search: where a curve has
+    hardly more points than the law has parameters, it can end elsewhere.
 
     Parameters
     ----------

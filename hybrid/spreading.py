@@ -2,7 +2,8 @@
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from hybrid.models.checks import as_integer
@@ -30,9 +31,23 @@ def _connect(address: str) -> tuple[Any, Any]:
         ) from None
 
 
-def _over_cluster(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], address: str) -> Iterator[tuple[int, Any]]:
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Dask's client logs a lost connection at length before the error that says it in a line."""
+    logger = logging.getLogger("distributed.client")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _over_cluster(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], address: str
+) -> Generator[tuple[int, Any], None, None]:
     distributed, client = _connect(address)
-    with client:
+    with client, _without_tracebacks():
         futures = {client.submit(function, *arguments, pure=False): index for index, arguments in enumerate(calls)}
         try:
             for future in distributed.as_completed(list(futures), loop=client.loop):
@@ -49,7 +64,7 @@ def _over_cluster(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
 
 def spread(
     function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int = 1, dask: str | None = None
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Call the function once per tuple of arguments and yield (index, result) as they finish.
 
     Parameters

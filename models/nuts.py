@@ -11,6 +11,7 @@ thresholds, the chains run on with a cloud made of their own draws; the earliest
 without them. Then everything is tried again with several times the effort; and where that is not enough the result says so.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -438,7 +439,8 @@ def run_nuts(
     with tqdm(total=len(problems), desc=f"NUTS {prior.name}", unit="curve", disable=not progress) as bar:
         report = (bar.set_postfix_str,) if workers == 1 else ()
         calls = [(prior, [problems[i] for i in task], settings, seed, *report) for task in tasks]
-        for index, results in run_tasks(_sample_all, calls, workers):
-            found.update(zip(tasks[index], results, strict=True))
-            bar.update(len(results))
+        with contextlib.closing(run_tasks(_sample_all, calls, workers)) as made:
+            for index, results in made:
+                found.update(zip(tasks[index], results, strict=True))
+                bar.update(len(results))
     return [found[i] for i in range(len(problems))]

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import BrokenExecutor, as_completed
 from typing import Any
 
@@ -15,7 +15,9 @@ _XLA_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 _GROWN = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e12"}
 
 
-def run_tasks(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, Any]]:
+def run_tasks(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int
+) -> Generator[tuple[int, Any], None, None]:
     """Call the function once per tuple of arguments and yield (index, result) as they finish.
 
     With one worker the calls run here, in order. With more they run in fresh processes started by loky, which also carries

@@ -1,5 +1,7 @@
 """Where a benchmark's curves come from and where its figures go: what is refused, and who is named."""
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 
 import hybrid
-from hybrid import benchmark_methods, nslpfn_data
+from hybrid import benchmark_methods, benchmarking, nslpfn_data
 from hybrid.benchmark_cases import group_of, read_cases
 from hybrid.benchmark_methods import as_method, forecast_batch, run_method
 from hybrid.benchmark_plots import _file_name
@@ -133,3 +135,87 @@ def test_the_context_is_the_first_half_by_x(tmp_path: Path) -> None:
     assert list(found.x) == [1.0, 2.0, 4.0]
     assert list(found.x_target) == [8.0, 16.0, 32.0]
     np.testing.assert_allclose(found.y_target, 5.0 - np.log(found.x_target))
+
+
+class Line(hybrid.Law):
+    """A line in log x, without a value where it is below 0."""
+
+    name = "line"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        found = theta["level"] - theta["slope"] * xp.log(x)
+        return xp.where(found > 0.0, found, xp.full_like(found, float("nan")))
+
+
+def test_forecasts_that_are_no_numbers_are_left_out_and_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Not a figure is made of them: a PIT that is NaN lies outside of every interval."""
+    of = {name: hybrid.Distribution("LogNormal", loc=0.0, scale=1.0) for name in ("level", "slope", "sigma")}
+    prior = hybrid.Prior("line", Line(), [hybrid.Parameter(name, found) for name, found in of.items()])
+    x = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 1e3])
+    falling = [f"D,ends,{x},{float(1.0 - 0.2 * np.log(x))},context" for x in x[:5].tolist()]
+    path = write(tmp_path / "curves.csv", [*falling, "D,ends,1000.0,0.1,target"], rows("D", "one", 20.0))
+    found = hybrid.benchmark(path, [("least_squares", prior), "pfn:m4"], progress=False)
+    own = found.curves.set_index(["method", "curve"]).loc[("least_squares:line", "ends")]
+    assert own["status"] == "failed"
+    assert "is none at x" in own["reasons"]
+    assert own[[name for name in own.index if name.startswith(("in_", "coverage_", "msce", "ll", "rmsle"))]].isna().all()
+    table = found.table.set_index("method")
+    assert table.loc["least_squares:line", ["curves", "failed"]].tolist() == [1, 1]
+    assert np.isfinite(table.loc["least_squares:line", "msce_pooled"])
+    assert not [each for each in recwarn if issubclass(each.category, UserWarning)]
+
+
+def test_a_method_that_fails_everywhere_loses_no_other(tmp_path: Path) -> None:
+    path = write(tmp_path / "none.csv", rows("D", "bad", 1.0))
+    found = hybrid.benchmark(path, ["pfn:lcpfn", "pfn:nsl"], progress=False)
+    assert found.table.set_index("method")["curves"].to_dict() == {"pfn:lcpfn": 0, "pfn:nsl": 1}
+
+
+def test_what_nuts_compiles_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fit more for every number of points that it has another program for, and no more."""
+    fitted: list[int] = []
+
+    def recorded(self: Any, cases: Any, seed: int) -> list[Any]:
+        fitted.append(cases[0].context.x.size)
+        fits = hybrid.fit_many([case.context for case in cases], "m1", "least_squares", progress=False)
+        return [dataclasses.replace(fit, engine="nuts") for fit in fits]
+
+    monkeypatch.setattr(benchmark_methods.Method, "fit", recorded)
+    monkeypatch.setattr(benchmark_methods, "_warmed", set())
+    method = as_method("nuts:m1")
+    for size in (17, 20, 24, 25, 31, 20):
+        x = np.geomspace(1.0, 10.0, size).tolist()
+        points = [f"D,c{size},{x},{x**-0.3},context" for x in x]
+        (case,) = read_cases(write(tmp_path / f"{size}.csv", [*points, f"D,c{size},20.0,0.4,target"]))
+        benchmark_methods._warm_up(method, [case], 0)
+    assert fitted == [17, 25]
+
+
+def test_an_interruption_between_results_ends_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    def made(*_: Any) -> Iterator[tuple[int, Any]]:
+        try:
+            yield 0, [{}]
+        except GeneratorExit:
+            ended.append(True)
+            raise
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmarking, "spread", made)
+    monkeypatch.setattr(benchmarking._Cache, "write", interrupt)
+    path = write(tmp_path / "curves.csv", rows("D", "one", 20.0))
+    with pytest.raises(KeyboardInterrupt) as caught:  # its traceback holds the generator until the test ends
+        hybrid.benchmark(path, "pfn:nsl", tmp_path / "out", progress=False)
+    assert ended == [True]
+    assert caught.traceback
+
+
+def test_groups_that_some_rows_leave_blank(tmp_path: Path) -> None:
+    text = "domain,curve,x,y,split,group\n" + "".join(f"D,a,{k},{3 - 0.1 * k},context,{'g' * (k % 2)}\n" for k in range(1, 6))
+    path = tmp_path / "groups.csv"
+    path.write_text(text + "D,a,9,2,target,g\n")
+    with pytest.raises(hybrid.InvalidCurveError, match="groups g, none; give one, in every row"):
+        read_cases(path)

@@ -190,3 +190,22 @@ def test_targets_scatter_to_the_worse_side_of_the_best_so_far() -> None:
         behind = torch.searchsorted(x, curves.x_target[row]).clamp(max=len(x) - 1)
         below.append(float((curves.y_target[row] < y[behind]).double().mean()))
     assert np.mean(below) < 0.2
+
+
+def test_curves_that_leave_the_floats_are_left_out() -> None:
+    """One outlier of an outlier in a million curves must not end a training."""
+    shared = get_prior("m1")
+    assert isinstance(shared, Prior)
+    wild = shared.replace(sigma={"loc": 4.0, "scale": 2.0})
+    curves = sample_curves(wild, 400, SMALL, 0, dtype=torch.float64)
+    y = torch.cat([curves.y_context, curves.y_target], 1)
+    outside = (y.isinf() | (y == 0.0)).any(1)
+    assert 0 < int(outside.sum()) < 300
+    left = curves.within_floats(logarithmic=True)
+    for found, whole in zip(tensors(left), tensors(curves), strict=True):
+        torch.testing.assert_close(found, whole[~outside], rtol=0.0, atol=0.0)
+    only_infinite = curves.within_floats(logarithmic=False)
+    assert len(only_infinite.mask) == int((~y.isinf().any(1)).sum())
+    assert left.within_floats(logarithmic=True) is left
+    without = curves._replace(y_target=torch.full_like(curves.y_target, torch.nan))  # a law that has no curve
+    assert len(without.within_floats(logarithmic=True).mask) > 0
