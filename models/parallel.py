@@ -35,7 +35,7 @@ def run_tasks(
     Raises
     ------
     EngineUnavailableError
-        If a process ends before its time.
+        If a process ends before its time, or a part of the work cannot be sent to it.
     """
     if workers == 1 or len(calls) < 2:
         for index, arguments in enumerate(calls):
@@ -52,9 +52,14 @@ def run_tasks(
             yield futures[future], future.result()
     except BaseException as error:
         executor.shutdown(wait=False, kill_workers=True)
-        if isinstance(error, BrokenExecutor):
+        if isinstance(error, loky.process_executor.TerminatedWorkerError):
             raise EngineUnavailableError(
                 "a process that worked on a part has ended, as one does that takes more memory than there is: take fewer "
                 "workers; where results are kept, the same call goes on from them"
             ) from None
+        if isinstance(error, BrokenExecutor):
+            raise EngineUnavailableError(
+                f"a part of the work cannot be handed to another process ({error.__cause__ or error}): define laws where a new "
+                "process can import them, or take workers=1"
+            ) from error
         raise

@@ -123,7 +123,7 @@ def altered(fit: hybrid.Fit, change: Callable[[np.ndarray], np.ndarray]) -> hybr
     ids=["same", "nearly the same", "upper half", "lower half", "narrow"],
 )
 def test_agreement_is_judged_at_all_levels(change: Callable[[np.ndarray], np.ndarray], agrees: bool) -> None:
-    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "nsl", "pfn")
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
     found = hybrid.agreement(fit, altered(fit, change))
     assert found.ok == agrees, found.verdict
     assert ("agree:" in found.verdict) == agrees

@@ -13,7 +13,7 @@ from hybrid.models.distributions import Distribution
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.law import Law
-from hybrid.models.nuts import NutsSettings, _Attempt, _best_suffix, _health, _verdict, bucket, pad, run_nuts
+from hybrid.models.nuts import NutsSettings, _Attempt, _best_suffix, _doubts, _health, _verdict, bucket, pad, run_nuts
 from hybrid.models.prior import Parameter, Prior, double_precision
 from hybrid.models.registry import PRIORS, get_prior
 from hybrid.models.unconstrained import Unconstrained
@@ -222,9 +222,12 @@ def test_disagreeing_chains_are_reported():
     assert not health.good
     assert health.worst == "b"
     stats_ = {k: np.zeros((4, 500)) for k in ("jump_rate", "n_steps")} | {"diverging": np.zeros((4, 500), bool)}
-    result = _verdict({"b": z[..., 1]}, _Attempt(z, stats_, health, 1), 1, NutsSettings(), 0.5, False)
+    attempt = _Attempt(z, stats_, health, 1)
+    reasons = _doubts(attempt, NutsSettings())
+    assert "R-hat of b" in reasons[0]
+    result = _verdict({"b": z[..., 1]}, attempt, 1, NutsSettings(), tuple(reasons), {})
     assert result.status == "needs_review"
-    assert "R-hat of b" in result.reasons[0]
+    assert result.reasons == tuple(reasons)
 
 
 def test_draws_before_agreement_are_discarded():

@@ -2,10 +2,12 @@
 
 import os
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hybrid.models.errors import EngineUnavailableError
 from hybrid.models.parallel import run_tasks
 
 KEPT: list[np.ndarray] = []
@@ -40,3 +42,20 @@ def test_the_error_of_a_call_is_raised_and_the_next_run_works(workers: int) -> N
     with pytest.raises(ValueError, match="one call fails"):
         list(run_tasks(failing, calls, workers))
     assert sorted(run_tasks(failing, [(0,), (2,), (3,)], workers)) == [(0, 0), (1, 2), (2, 3)]
+
+
+def _refuse() -> None:
+    raise ImportError("no module named 'mine'")
+
+
+class Unreadable:
+    """What another process cannot take in."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refuse, ()
+
+
+def test_what_a_process_cannot_take_in_is_not_put_down_to_memory() -> None:
+    with pytest.raises(EngineUnavailableError, match="cannot be handed to another process"):
+        list(run_tasks(id, [(Unreadable(),), (Unreadable(),)], workers=2))
+    assert sorted(run_tasks(abs, [(0,), (2,)], workers=2)) == [(0, 0), (1, 2)]

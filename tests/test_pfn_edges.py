@@ -158,6 +158,9 @@ def test_neighbours_with_heavy_tails_are_known_as_such(monkeypatch: pytest.Monke
     class Heavy:
         status, prior = "ok", hybrid.get_prior("nslpfn")
 
+        def positions(self, x: np.ndarray, name: str) -> np.ndarray:
+            return x
+
         def predict(self, x: np.ndarray, levels: Sequence[float]) -> xr.Dataset:
             sd = np.array([3.0, 2.9, 0.5]) if len(x) == 3 else np.full(len(x), 0.1)
             return xr.Dataset({"quantiles": (("x", "quantile"), sd[:, None] * np.array(levels))})
