@@ -75,8 +75,13 @@ class Card:
     @property
     def weights(self) -> Path:
         """The file of weights."""
-        kept = BEFORE if self.path.name.endswith(BEFORE) else ""
-        return self.path.with_name(self.path.name.removesuffix(kept)).with_suffix(f".safetensors{kept}")
+        return _with_ending(self.path, ".safetensors")
+
+
+def _with_ending(path: Path, ending: str) -> Path:
+    """The file beside a card or weights, or that itself; of those that are kept the one that is kept, too."""
+    kept = BEFORE if path.name.endswith(BEFORE) else ""
+    return path.with_name(path.name.removesuffix(kept)).with_suffix(f"{ending}{kept}")
 
 
 def read_card(path: Path) -> Card:
@@ -87,8 +92,7 @@ def read_card(path: Path) -> Card:
     FileFormatError
         If there is none, it is damaged, or of another format.
     """
-    kept = BEFORE if path.name.endswith(BEFORE) else ""
-    path = path if path.suffix == ".json" else path.with_name(path.name.removesuffix(kept)).with_suffix(f".json{kept}")
+    path = _with_ending(path, ".json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

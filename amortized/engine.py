@@ -229,7 +229,7 @@ def _verdict(
             f"{OUTSIDE}: {'; '.join(outside)}. Check with engine='nuts' where the prior allows it, or "
             "train on a design that covers it with `hybrid train`."
         )
-    return (*reasons, *remarks(0.0 if NAMED[WANDER] in said else 1.0, trend, problem))
+    return (*reasons, *remarks(NAMED[WANDER] in said, trend, problem))
 
 
 def _doubt(stats: Mapping[str, np.ndarray]) -> tuple[str, ...]:

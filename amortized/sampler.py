@@ -28,8 +28,8 @@ class CurveBatch(NamedTuple):
     def within_floats(self, logarithmic: bool) -> "CurveBatch":
         """Without the curves that leave the floating-point numbers somewhere, as no measurement does: in log y also through 0.
 
-        Of `nsl`, whose noise has outliers and grows with the level, it is about one in a million. NaN, where a law has no
-        curve, stays, and so does a batch of which nothing would be left.
+        Under `nsl`, whose noise has outliers and grows with the level, a rare curve does. NaN, where a law has no curve, stays,
+        and so does a batch of which nothing would be left.
         """
         y = torch.cat([torch.where(self.mask, self.y_context, 1.0), self.y_target], 1)
         inside = ~(y.isinf() | ((y == 0.0) & logarithmic)).any(1)

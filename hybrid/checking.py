@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import logging
 import math
 import textwrap
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from hybrid.models.left_out import given_the_others
 from hybrid.models.prior import Prior
 from hybrid.models.residuals import FOLLOW_ONE_ANOTHER, OUTSIDE
 from hybrid.models.thresholds import MAX_DIVERGENT, MAX_RHAT, MIN_ESS, MIN_FOLLOW, MIN_TRAINED
+from hybrid.output import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -332,8 +331,7 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
     inner = fit.prior.integrable if isinstance(fit.prior, Prior) else ()
     names = [p.name for p in fit.prior.parameters if p.name not in inner]
     summary = importlib.import_module("arviz_stats").psense_summary
-    log = logging.getLogger(summary.__module__)
-    with _quiet(log):  # it says in the log what the table says
+    with quiet(summary.__module__, logging.ERROR):  # it says in the log what the table says
         found: pd.DataFrame = summary(_on_the_line(fit), var_names=names, prior_var_names=names)
     return found
 
@@ -345,16 +343,6 @@ def _on_the_line(fit: Fit) -> Any:
     moved = {p.name: (posterior[p.name].dims, unconstrained(p.distribution, posterior[p.name])) for p in fit.prior.parameters}
     data["posterior"] = type(data)(posterior.assign(moved))
     return data
-
-
-@contextlib.contextmanager
-def _quiet(log: logging.Logger) -> Iterator[None]:
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def plot_checks(fit: Fit) -> Any:

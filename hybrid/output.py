@@ -1,8 +1,10 @@
 """Tables of text that commands print, text for pages, and where results go."""
 
+import contextlib
 import html
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,18 @@ from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.files import check_writable
 
 LARGE = 1000.0
+
+
+@contextlib.contextmanager
+def quiet(name: str, level: int) -> Iterator[None]:
+    """A logger by its name says nothing below a level inside the block."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def check_output(path: Path | None, formats: Sequence[str]) -> None:

@@ -3,12 +3,13 @@
 import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from hybrid.models.checks import as_integer
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.parallel import run_tasks
+from hybrid.output import quiet
 
 MOST_WORKERS = 4096
 CONNECT_SECONDS = 10
@@ -31,23 +32,12 @@ def _connect(address: str) -> tuple[Any, Any]:
         ) from None
 
 
-@contextlib.contextmanager
-def _without_tracebacks() -> Iterator[None]:
-    """Dask's client logs a lost connection at length before the error that says it in a line."""
-    logger = logging.getLogger("distributed.client")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def _over_cluster(
     function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], address: str
 ) -> Generator[tuple[int, Any], None, None]:
     distributed, client = _connect(address)
-    with client, _without_tracebacks():
+    # Dask's client logs a lost connection at length, before the error below says it in a line.
+    with client, quiet("distributed.client", logging.CRITICAL):
         futures = {client.submit(function, *arguments, pure=False): index for index, arguments in enumerate(calls)}
         try:
             for future in distributed.as_completed(list(futures), loop=client.loop):

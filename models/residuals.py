@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,25 @@ def _some_scores(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> 
     return _scores(prior, {name: value[rows] for name, value in flat.items()}, problem)
 
 
+def _probability(of: Callable[[Array], float], observed: Array) -> float:
+    """What `of` makes of the scores, if there are enough of them, and of any draw."""
+    if observed.shape[1] < FEWEST:
+        return 1.0
+    return of(observed) if len(observed) else float("nan")
+
+
+def _follow(observed: Array) -> float:
+    below = np.searchsorted(_replicated(observed.shape[1]), _correlation(observed))
+    return float(1.0 - below.mean() / REPLICATES)
+
+
+def _trend(observed: Array) -> float:
+    count = observed.shape[1]
+    line = np.arange(count) - 0.5 * (count - 1)
+    share = (observed @ line) ** 2 / np.maximum((line @ line) * np.square(observed).sum(-1), 1e-300)
+    return float(special.betaincc(0.5, 0.5 * (count - 1), share.clip(max=1.0)).mean())
+
+
 def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> float:
     """Posterior predictive probability that replicated residuals follow one another as much as the observed ones do.
 
@@ -95,13 +114,7 @@ def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Proble
     A probability, over the draws whose curve is a number, NaN where there is none; 1 where there are fewer than four different
     x, too few to tell.
     """
-    observed = _some_scores(prior, draws, problem)
-    if observed.shape[1] < FEWEST:
-        return 1.0
-    if not len(observed):
-        return float("nan")
-    below = np.searchsorted(_replicated(observed.shape[1]), _correlation(observed))
-    return float(1.0 - below.mean() / REPLICATES)
+    return _probability(_follow, _some_scores(prior, draws, problem))
 
 
 def trend_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> float:
@@ -114,26 +127,18 @@ def trend_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem
 
     Parameters and return value are those of `follow_probability`.
     """
-    observed = _some_scores(prior, draws, problem)
-    count = observed.shape[1]
-    if count < FEWEST:
-        return 1.0
-    if not len(observed):
-        return float("nan")
-    line = np.arange(count) - 0.5 * (count - 1)
-    share = (observed @ line) ** 2 / np.maximum((line @ line) * np.square(observed).sum(-1), 1e-300)
-    return float(special.betaincc(0.5, 0.5 * (count - 1), share.clip(max=1.0)).mean())
+    return _probability(_trend, _some_scores(prior, draws, problem))
 
 
 def checked(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> tuple[dict[str, float], tuple[str, ...]]:
     """Both probabilities by name, and what is to be said of the curve; the parameters are those of `follow_probability`."""
-    follow, trend = (probability(prior, draws, problem) for probability in (follow_probability, trend_probability))
-    return {"follow_probability": follow, "trend_probability": trend}, remarks(follow, trend, problem)
+    observed = _some_scores(prior, draws, problem)
+    follow, trend = _probability(_follow, observed), _probability(_trend, observed)
+    return {"follow_probability": follow, "trend_probability": trend}, remarks(follow < MIN_FOLLOW, trend, problem)
 
 
-def remarks(follow: float, trend: float, problem: Problem) -> tuple[str, ...]:
-    """What is to be said of a curve, given `follow_probability` and `trend_probability`; nothing where neither is small."""
-    if not (follow < MIN_FOLLOW or trend < MIN_FOLLOW):
-        return ()
-    rises = trend < MIN_FOLLOW and problem.y[-1] > problem.y[0]
-    return (FOLLOW_ONE_ANOTHER, RISES) if rises else (FOLLOW_ONE_ANOTHER,)
+def remarks(follows: bool, trend: float, problem: Problem) -> tuple[str, ...]:
+    """What is to be said of a curve whose residuals follow one another or, by `trend_probability`, a line; else nothing."""
+    if trend < MIN_FOLLOW and problem.y[-1] > problem.y[0]:
+        return FOLLOW_ONE_ANOTHER, RISES
+    return (FOLLOW_ONE_ANOTHER,) if follows or trend < MIN_FOLLOW else ()

@@ -307,7 +307,7 @@ def test_curves_that_are_not_numbers_are_refused() -> None:
 def test_an_interruption_loses_no_more_than_the_curves_in_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """What is kept does not depend on how many curves are sampled at once, nor do the draws."""
+    """One curve is sampled at once, or a few for each process; the draws do not depend on how many."""
     problems = simulate(VAGUE, 20, DESIGN, 0).problems
     cache, seen = tmp_path / "draws.npz", []
     monkeypatch.setattr("hybrid.diagnostics.simulate.CHUNK", 10)

@@ -193,7 +193,7 @@ def test_targets_scatter_to_the_worse_side_of_the_best_so_far() -> None:
 
 
 def test_curves_that_leave_the_floats_are_left_out() -> None:
-    """One outlier of an outlier in a million curves must not end a training."""
+    """One outlier of an outlier must not end a training."""
     shared = get_prior("m1")
     assert isinstance(shared, Prior)
     wild = shared.replace(sigma={"loc": 4.0, "scale": 2.0})
