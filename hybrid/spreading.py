@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import logging
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from hybrid.output import quiet
 
 MOST_WORKERS = 4096
 CONNECT_SECONDS = 10
+NO_WORKERS = (
+    "the cluster at {0} has no workers as yet, and the work waits for one: start some with `dask worker {0} --nthreads 1`"
+)
 
 
 def _connect(address: str) -> tuple[Any, Any]:
@@ -40,6 +44,10 @@ def _over_cluster(
     with client, quiet("distributed.client", logging.CRITICAL):
         futures = {client.submit(function, *arguments, pure=False): index for index, arguments in enumerate(calls)}
         try:
+            try:  # only now: a cluster that adapts starts its workers when there is work
+                client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+            except TimeoutError:
+                warnings.warn(NO_WORKERS.format(address), stacklevel=2)
             for future in distributed.as_completed(list(futures), loop=client.loop):
                 yield futures[future], future.result()
         except (distributed.comm.CommClosedError, distributed.CancelledError, distributed.KilledWorker) as error:

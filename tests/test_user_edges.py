@@ -127,6 +127,25 @@ def test_a_cluster_that_is_lost_is_said() -> None:
         list(results)
 
 
+def test_a_cluster_without_workers_is_said_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(spreading, "CONNECT_SECONDS", 2)
+    options = {"n_workers": 0, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+
+        def start(message: str, **_: int) -> None:
+            said.append(message)
+            cluster.scale(1)
+
+        said: list[str] = []
+        monkeypatch.setattr(warnings, "warn", start)
+        results = spreading.spread(slow, [(3,)], dask=cluster.scheduler_address)
+        assert list(results) == [(0, 3)]
+    (message,) = said
+    assert "has no workers as yet" in message
+    assert f"`dask worker {cluster.scheduler_address} --nthreads 1`" in message
+
+
 def flipped(content: bytes) -> list[bytes]:
     """A file with single bytes changed in its headers, where they say how it is to be read."""
     places = range(0, len(content), max(1, len(content) // 150))
