@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hybrid.amortized.cards import cards, read_card
+from hybrid.amortized.cards import BEFORE, Card, cards, read_card
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.design import Design
 from hybrid.amortized.importance import pareto_k, resampled, surplus, truncated_weights, trusted_k
@@ -26,7 +27,7 @@ from hybrid.models.checks import as_integer
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem, Status
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
-from hybrid.models.prior import AbstractPrior
+from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.residuals import OUTSIDE, remarks, trend_probability
 from hybrid.models.thresholds import MIN_TRAINED
 from hybrid.models.torch_random import seeded
@@ -213,16 +214,19 @@ def _trend(head: Any, own: Contexts, problem: Problem) -> float:
 
 
 def _verdict(
-    problem: Problem, design: Design, said: Sequence[str], curves: int, coordinates: str, trend: float
+    problem: Problem, design: Design, said: Sequence[str], prior: AbstractPrior, card: Card, trend: float
 ) -> tuple[str, ...]:
     """The reasons of a fit: one that the network saw few curves in training, one lists all that lies outside the training
     design, and one says that the prior is not right, two where y rises."""
-    outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]], coordinates)
+    outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]], prior.coordinates)
     reasons = []
-    if curves < MIN_TRAINED:
+    if card.curves < MIN_TRAINED:
+        own = isinstance(prior, Prior) and prior.law.is_own
+        path = str(card.path)
+        on = f"hybrid.train(prior, origin={path!r})" if own else f"hybrid train --prior {prior.name} --from {shlex.quote(path)}"
         reasons.append(
-            f"The network saw {curves:,} curves in training, and {MIN_TRAINED:,} are the least that are worth an answer: train "
-            "it on with `hybrid train`."
+            f"The network saw {card.curves:,} curves in training, and {MIN_TRAINED:,} are the least that are worth an answer: "
+            f"train it on with `{on}`."
         )
     if outside:
         reasons.append(
@@ -323,7 +327,7 @@ def run_pfn(
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
             posterior, stats = _posterior(model, summary[k].clone(), problem, draws, own_seed)
             trend = _trend(model.head, own, problem)
-            reasons = _verdict(problem, design, said[k], card.curves, prior.coordinates, trend)
+            reasons = _verdict(problem, design, said[k], prior, card, trend)
             if by_draws:
                 reasons += _doubt(stats)
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)
@@ -367,7 +371,8 @@ def restore(prior: AbstractPrior, problem: Problem, info: Mapping[str, Any]) -> 
     """
     digest = info.get("weights_sha256")
     named = Path(str(info.get("checkpoint", "")))
-    for path in (*([named] if named.is_file() else []), *(card.path for card in cards())):
+    found = (*([named] if named.is_file() else []), *(card.path for card in cards()))
+    for path in (*found, *(path.with_name(f"{path.name}{BEFORE}") for path in found)):  # the second as training kept them
         with contextlib.suppress(FileFormatError):  # the same weights may lie elsewhere too
             card = read_card(path)
             if card.content["weights_sha256"] == digest and card.fingerprint == prior.fingerprint:

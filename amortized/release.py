@@ -30,10 +30,12 @@ from hybrid.models.errors import FileFormatError, InvalidArgumentError
 from hybrid.models.files import cannot_write, check_writable, make_folder, replacing
 from hybrid.models.identity import law_values
 from hybrid.models.prior import AbstractPrior
-from hybrid.models.registry import get_prior
+from hybrid.models.registry import PRIORS, get_prior
 
 EVALUATED = 8192  # fresh curves on which the final loss and the range of typical contexts are measured
 TOGETHER = 256
+TRIED = 32768  # curves, at most, that are looked at before training
+TRYING = 2**32 - 2  # in place of a step's number, for their random numbers
 WRITTEN = (".json", ".safetensors", ".md")  # endings of what training writes
 # Options of mallopt(3), the values with which it keeps what is freed, and those that it comes to by itself where large blocks
 # are freed: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD.
@@ -63,6 +65,29 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
         losses.append(float(curve_loss(model, curves, plain, generator)[1]))
     model.typical.measure(torch.cat(summaries), torch.cat(features))
     return {"held_out_loss": {"value": sum(losses) / len(losses), "curves": EVALUATED}}
+
+
+def _require_curves(prior: AbstractPrior, design: Design, settings: Settings) -> None:
+    """That the prior's law has a curve wherever training would ask for one, tried on some curves of the design.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it has none for some.
+    """
+    if prior in PRIORS:
+        return
+    count, without = min(settings.steps * settings.batch, TRIED), 0
+    for k, first in enumerate(range(0, count, TOGETHER)):
+        generator = generator_of(torch.device("cpu"), settings.seed, TRYING, k)
+        curves = draw_curves(prior, design.sample(min(TOGETHER, count - first), generator), generator, torch.float64)
+        without += int((torch.where(curves.mask, curves.y_context, 1.0).isnan().any(1) | curves.y_target.isnan().any(1)).sum())
+    if without:
+        raise InvalidArgumentError(
+            f"{without:,} of {count:,} curves of prior {prior.name!r} have points without a value (NaN), and none can be "
+            "trained on: change the distributions of its parameters, so that the law is defined for all of their values and at "
+            "all x of the design, or let the law's `admits` leave those parameters out"
+        )
 
 
 @contextlib.contextmanager
@@ -156,7 +181,7 @@ def train_prior(
         If a setting is unknown or outside what it may be, the prior's name is no file name, the folder cannot be written to or
         holds weights of another prior of that name, or what is no model card in the place of one, or another process trains
         there, or the design has contexts of the best so far and the prior a parameter flow, whose likelihood they do not have,
-        or there are futures and no such flow.
+        or there are futures and no such flow, or the prior's law has no curve for some of its parameters.
     TrainingError
         If the loss is no longer finite.
     EngineUnavailableError
@@ -178,6 +203,7 @@ def train_prior(
         raise InvalidArgumentError(
             f"futures above 0 need a prior with a parameter flow, such as 'bnsl', which {prior.name!r} has not: set it to 0"
         )
+    _require_curves(prior, design, settings)
     begin = None if origin is None else Origin.read(origin)
     folder = weights_folder(out)
     if not re.fullmatch(r"[\w-]+", prior.name):

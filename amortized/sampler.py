@@ -28,11 +28,12 @@ class CurveBatch(NamedTuple):
     def within_floats(self, logarithmic: bool) -> "CurveBatch":
         """Without the curves that leave the floating-point numbers somewhere, as no measurement does: in log y also through 0.
 
-        Under `nsl`, whose noise has outliers and grows with the level, a rare curve does. NaN, where a law has no curve, stays,
-        and so does a batch of which nothing would be left.
+        Under `nsl`, whose noise has outliers and grows with the level, a rare curve does. So is one left out where the law has
+        none (NaN), of which training has made sure before that they are too rare to matter. A batch of which nothing would be
+        left stays.
         """
         y = torch.cat([torch.where(self.mask, self.y_context, 1.0), self.y_target], 1)
-        inside = ~(y.isinf() | ((y == 0.0) & logarithmic)).any(1)
+        inside = ~(~y.isfinite() | ((y == 0.0) & logarithmic)).any(1)
         if inside.all() or not inside.any():
             return self
         return CurveBatch(

@@ -35,7 +35,10 @@ DOF = torch.tensor(REFERENCE_DOF, dtype=torch.float32)
 REFERENCE = torch.distributions.StudentT(DOF, validate_args=False)  # what is not finite stops the run with advice
 FARTHEST = 1e4  # a target further off, in the smoother's sds, counts as this far
 POSITIONS = 2**31  # in place of a shard's number, for the random numbers that all shards share
-UNSTABLE = "the loss or gradient of step {} is not finite: delete the .training file and train again with a lower learning_rate"
+UNSTABLE = (
+    "the loss or gradient of step {} is not finite: delete the .training file, if there is one, and train again with a lower "
+    "learning_rate"
+)
 SAVE_EVERY = 120.0  # seconds
 ADAMW_SHARE = 1.0 / 3.0  # of the learning rate
 

@@ -83,6 +83,7 @@ def _sampled(
         return groups
     drawn = result.predictive.replicate(x, min(REPLICATES, max(FEWEST, LARGEST // x.size)), seed)[None]
     groups = {"posterior_predictive": _dataset({"y": drawn}, dims)}
+    groups["posterior_predictive"].attrs["meaning"] = _EACH_ALONE
     if not result.draws:
         return groups
     classes = _dataset(result.draws, SAMPLE)
@@ -127,7 +128,8 @@ def build_datatree(
         `posterior` (chain, draw): the parameters, in coordinates, and the law's textbook parameters in the user's units.
         `sample_stats` (chain, draw), where the engine gives any. `posterior_predictive` and `log_likelihood`: y (chain, draw,
         point), the latter in nats in the user's units; of a curve with so many points that they would fill the memory
-        replicates are of evenly spaced draws, and there is no log likelihood. `log_prior` (chain, draw), by parameter.
+        replicates are of evenly spaced draws, and there is no log likelihood. By a network without draws of all parameters
+        replicates are of each point alone. `log_prior` (chain, draw), by parameter.
         `observed_data`: y (point). `constant_data`: x (point), the frame, and the held-out points (target). Lists and mappings
         in the attributes are JSON.
     """
@@ -169,6 +171,10 @@ _STATS = {
 }
 _GIVEN_DRIFT = (
     "given each draw of the drift, which follows the point itself: for leave-one-out use hybrid.loo, which integrates it out"
+)
+_EACH_ALONE = (
+    "each point from its own forecast, independent of the others and of the draws in posterior: for a check that takes several "
+    "points together, and for coherent curves, take fit.sample"
 )
 _ORDER = (
     "posterior",

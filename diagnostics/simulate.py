@@ -17,6 +17,7 @@ from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 from hybrid.models.files import DAMAGED, check_writable, make_folder, replacing
 from hybrid.models.prior import AbstractPrior, Prior
+from hybrid.models.requirements import compiled_by_jax
 
 Array = Any
 CHUNK = 32  # curves that share a seed
@@ -122,7 +123,9 @@ def exact_draws(
             while done < len(problems):
                 seed = CHUNK * (done // CHUNK)
                 part = problems[done : min(done + step, seed + CHUNK)]
-                new = _thinned(prior, run_nuts(prior, part, seed=seed, workers=workers), draws)
+                with compiled_by_jax(prior):
+                    results = run_nuts(prior, part, seed=seed, workers=workers)
+                new = _thinned(prior, results, draws)
                 found = {name: np.concatenate([found[name], new[name]]) if found else new[name] for name in new}
                 done += len(part)
                 bar.update(len(part))

@@ -37,6 +37,7 @@ MAX_MCSE = 0.05  # of the mean, in posterior sds: that of 400 independent draws
 MIN_BFMI = 0.3
 FEWEST_DRAWS = 100  # that k-hat is told by
 PRIOR_CURVES = 1000
+NARROW = 5  # labels that fit under a panel
 LOO_DOUBT = (
     "k-hat is {} or more at x = {}: the draws cannot tell what the others say of these points, and their elpd and PIT may be "
     "far off; {}"
@@ -155,7 +156,14 @@ def _chain_health(fit: Fit) -> list[Row]:
     follow, trend = (float(fit.info.get(f"{name}_probability", math.nan)) for name in ("follow", "trend"))
     alike = FOLLOW_ONE_ANOTHER
     return [
-        ("R-hat", float(rhat), f"< {MAX_RHAT}", rhat < MAX_RHAT, vehtari, f"the chains disagree; {more}, or fewer breaks"),
+        (
+            "R-hat",
+            float(rhat),
+            f"< {MAX_RHAT}",
+            rhat < MAX_RHAT,
+            vehtari,
+            f"the chains disagree; {more}, or a prior with fewer parameters",
+        ),
         ("bulk ESS", float(bulk), f">= {MIN_ESS:.0f}", bulk >= MIN_ESS, vehtari, more),
         ("tail ESS", float(tail), f">= {MIN_ESS:.0f}", tail >= MIN_ESS, vehtari, more),
         ("MCSE of the mean over sd", mcse, f"<= {MAX_MCSE}", mcse <= MAX_MCSE, "that of 400 independent draws", more),
@@ -266,18 +274,32 @@ def _smoothed_loo(fit: Fit) -> dict[str, Array]:
         data["log_likelihood"] = type(data)(group.assign(y=(group["y"].dims, likelihood)))
     else:
         below = fit.prior.noise.cdf(y[:, None], np.asarray(fit.prior.mean(theta, x, frame)).T, theta).T
+    relative = _relative_efficiency(fit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # k-hat is in the table
-        pointwise = arviz_stats.loo(data, pointwise=True)
+        pointwise = arviz_stats.loo(data, pointwise=True, reff=relative)
     likelihood = likelihood.reshape(-1, fit.curve.x.size)
     pit, k_hat = np.empty(fit.curve.x.size), np.array(pointwise.pareto_k, dtype=float)
     for i in range(pit.size):
         if vanishes(-likelihood[:, i]):
             k_hat[i] = np.inf
-        log_weight = np.asarray(array_stats.psislw(likelihood[:, i])[0])  # it wants minus the log ratio
+        log_weight = np.asarray(array_stats.psislw(likelihood[:, i], relative)[0])  # it wants minus the log ratio
         weight = np.exp(log_weight - np.logaddexp.reduce(log_weight))
         pit[i] = np.clip(np.sum(weight * below[:, i]), 0.0, 1.0)
     return {"elpd": np.asarray(pointwise.elpd_i), "pit": pit, "k_hat": k_hat}
+
+
+def _relative_efficiency(fit: Fit) -> float:
+    """Effective over actual number of draws, which the length of the smoothed tail follows: by the prior's own parameters.
+
+    By itself ArviZ takes the law's textbook parameters too, which depend on the unit of x and may overflow.
+    """
+    draws = next(iter(fit.result.draws.values()))
+    if draws.shape[0] == 1 or not isinstance(fit.prior, Prior):
+        return 1.0
+    names = [p.name for p in fit.prior.parameters if p.name not in fit.prior.integrable]
+    found = importlib.import_module("arviz_stats").ess(fit.data, var_names=names, method="mean")
+    return float(np.mean([float(found[name]) for name in names])) / draws.size
 
 
 def _exact_loo(fit: Fit) -> dict[str, Array]:
@@ -364,7 +386,7 @@ def plot_checks(fit: Fit) -> Any:
     """
     import matplotlib.pyplot as plt
 
-    from hybrid.plotting import COLOURS, INK, MUTED, as_label, log_axis
+    from hybrid.plotting import COLOURS, INK, MUTED, as_label, linear_axis, log_axis
 
     _require_posterior(fit)
     curve = fit.curve
@@ -381,7 +403,8 @@ def plot_checks(fit: Fit) -> Any:
         ax.scatter(curve.x, points, s=10, color=INK, zorder=3, label="observed")
         ax.set_xlabel(as_label(curve.x_label))
         if curve.x[-1] / curve.x[0] > 20:
-            log_axis(ax.xaxis, curve.x[0], curve.x[-1])
+            log_axis(ax.xaxis, curve.x[0], curve.x[-1], most=NARROW)
+    linear_axis(axes[1].yaxis, *axes[1].get_ylim())
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
     if np.all(low > 0):
         log_axis(axes[0].yaxis, min(low.min(), curve.y.min()), max(high.max(), curve.y.max()))

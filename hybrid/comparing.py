@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = Any
-# The largest differences that count as agreement: of the cdfs five points of probability at the median y and ten at any, of
-# what central 90 % intervals hold five, and a classifier (after Lueckmann et al. 2021, Benchmarking simulation-based
+# The largest differences that count as agreement: of the cdfs five points of probability in the median over y and ten at any,
+# of what central 90 % intervals hold five, and a classifier (after Lueckmann et al. 2021, Benchmarking simulation-based
 # inference) that tells parameters apart with accuracy .65. All are our choice.
 MAX_CDF = 0.05
 MAX_ANYWHERE = 0.1
@@ -109,9 +109,10 @@ class Agreement:
         parts = [f"there is no forecast to compare at x = {', '.join(undefined)}"] if undefined else []
         if len(undefined) < len(cdf):
             anywhere, inside = float(self.table["cdf_max"].max()), float(self.table["inside"][self._off.idxmax()])
+            where = float(self.table["cdf_max"].idxmax())
             parts.append(
-                f"predictive cdfs differ by {float(cdf.max()):.3f} at the median y (at most {MAX_CDF}) and by {anywhere:.3f} "
-                f"at any y (at most {MAX_ANYWHERE}) where they differ most, at x = {float(self.table['cdf_max'].idxmax()):.4g}"
+                f"predictive cdfs differ by {float(cdf.max()):.3f} in the median over y (at most {MAX_CDF}) and by "
+                f"{anywhere:.3f} at any y (at most {MAX_ANYWHERE}) where they differ most, at x = {where:.4g}"
             )
             parts.append(
                 f"{100 * INSIDE:.0f} % intervals of {self.first.engine} hold {100 * inside:.1f} % by {self.second.engine} "
@@ -123,7 +124,10 @@ class Agreement:
         if self.ok:
             return f"{names} agree: {', '.join(parts)}"
         exact = next((fit for fit in self._fits if fit.engine == "nuts"), None)
-        if exact is None:
+        if self.first.engine == self.second.engine == "nuts":
+            unsure = any(fit.status != "ok" for fit in self._fits)
+            remedy = "nuts needs review: see its reasons" if unsure else "chains of one of them missed something: draw more"
+        elif exact is None:
             remedy = "fit with engine='nuts' to see which is right"
         elif exact.status == "ok":
             remedy = "the chains converged: trust nuts"

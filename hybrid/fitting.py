@@ -21,7 +21,7 @@ from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError, InvalidCurveError, UnknownNameError
 from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.registry import PRIORS, get_prior
-from hybrid.models.requirements import without_curve, without_forecast
+from hybrid.models.requirements import compiled_by_jax, without_curve, without_forecast
 from hybrid.result import Fit, frame_of
 
 if TYPE_CHECKING:
@@ -239,15 +239,8 @@ def fit_many(
     if engine == "auto":
         return _fit_auto(curves, prior, problems, scales, seed, progress, options)
     run = _runner(engine, options)
-    try:
+    with compiled_by_jax(prior):
         results = run(prior, problems, seed, progress, **options)
-    except TypeError as error:  # of JAX, which follows a law with abstract values
-        if not (type(error).__module__.startswith("jax") and isinstance(prior, Prior) and prior.law.is_own):
-            raise
-        raise InvalidArgumentError(
-            f"law {prior.law.name!r} cannot be compiled: write `mean` with the functions of xp, such as xp.exp and xp.where, "
-            f"in place of NumPy's, of math's, and of if ({str(error).splitlines()[0]})"
-        ) from error
     return _as_fits(curves, prior, engine, scales, seed, results)
 
 

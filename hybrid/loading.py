@@ -10,6 +10,7 @@ from hybrid.diagnostics.datatree import read_datatree
 from hybrid.models.checks import as_integer, as_positive
 from hybrid.models.engine import EngineResult
 from hybrid.models.errors import FileFormatError, HybridError
+from hybrid.models.identity import is_same_law
 from hybrid.models.law import Law
 from hybrid.models.registry import prior_from_json
 from hybrid.result import Fit
@@ -51,6 +52,8 @@ def load_fit(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
         prior = prior_from_json(attrs["prior_json"], law)
         if prior.fingerprint != attrs["fingerprint"]:
             raise FileFormatError(f"{path} was fitted under another prior than the one it describes: fit again")
+        if not is_same_law(prior, json.loads(attrs.get("law_values", "null"))):
+            raise FileFormatError(f"{path} was fitted with a law that computes something else: give that one")
         held_out = {k: constant[k].to_numpy() for k in ("x_target", "y_target") if k in constant}
         curve = Curve(
             constant["x"].to_numpy(),

@@ -34,6 +34,7 @@ MANY = 200  # points of a context, beyond which they are drawn faintly, and belo
 _GRID_POINTS = 128
 _FARTHEST = 1e100  # y beyond which an axis does not follow
 _LOG_X_DECADES = 1.3
+ROOM = 0.14  # of the width of a plot, which the word "observed" takes
 _USUAL = (1e-3, 1e5)  # sizes of numbers that are written out
 _LOG_Y_RATIO = 3.0
 _WIDTH_INCHES = 5.0  # where axes belong to no figure
@@ -112,11 +113,16 @@ def as_label(text: str) -> str:
     return text
 
 
-def log_axis(axis: Any, low: float, high: float) -> None:
-    """A log scale whose ticks stay readable: 1, 2, 3, 5, 7 or 1, 2, 5 over few decades, powers of ten over many."""
+def log_axis(axis: Any, low: float, high: float, most: int = 12) -> None:
+    """A log scale whose ticks stay readable: 1, 2, 3, 5, 7 or 1, 2, 5 over few decades, powers of ten over many.
+
+    On a narrow axis `most` says how many labels there is room for.
+    """
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     decades = math.log10(high / low)
-    subs = (1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1.2 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+    subs: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1.2 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+    while len(subs) > 1 and math.ceil(decades * len(subs)) > most:
+        subs = (1.0, 3.0) if len(subs) > 2 else (1.0,)
     axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=12))
     axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(2, 10)), numticks=24))
     powers = low < 1e-3 or high > 2e4
@@ -200,7 +206,8 @@ def _mark_last(ax: Axes, curve: Any, band: _Band) -> None:
         "color": MUTED,
     }
     edge = (last, 0.985 if at_top else 0.015)
-    ax.annotate("observed", edge, (-5, 0), ha="right", **style)
+    if ax.transAxes.inverted().transform(ax.transData.transform((last, level)))[0] > ROOM:
+        ax.annotate("observed", edge, (-5, 0), ha="right", **style)
     if band.x[-1] > last:
         ax.annotate("forecast", edge, (5, 0), ha="left", **style)
 

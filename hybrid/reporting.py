@@ -123,7 +123,10 @@ FIT_CELLS: tuple[Cell, ...] = (
     (
         "code",
         "has_posterior = 'posterior' in fit.data.children\n"
-        "display(as_table(fit.summary(), '{{:.4g}}') if has_posterior else Markdown('The engine gives no parameters.'))",
+        "display(as_table(fit.summary(), '{{:.4g}}') if has_posterior else Markdown('The engine gives no parameters.'))\n"
+        "drawn = fit.data['posterior'].data_vars.items() if has_posterior else ()\n"
+        "meant = {{k: v.attrs['meaning'] for k, v in drawn if v.attrs.get('meaning') and not k.startswith('drift_')}}\n"
+        "display(Markdown('\\n'.join(f'- `{{k}}`: {{as_markdown(v)}}' for k, v in meant.items())))",
     ),
     ("markdown", "## Health\n\nEach threshold with its source; what fails says what to do."),
     ("code", "shown(lambda: as_table(hybrid.health(fit)))"),
@@ -137,8 +140,8 @@ FIT_CELLS: tuple[Cell, ...] = (
     ),
     (
         "markdown",
-        "## Leave-one-out\n\nlog density of each point given the others, PIT, and k-hat; where that is .7 or more neither can "
-        "be trusted.",
+        "## Leave-one-out\n\nlog density of each point given the others, PIT, and k-hat; where that is .7 or more, or "
+        "1 - 1 / log10(draws) where that is less, neither can be trusted.",
     ),
     (
         "code",

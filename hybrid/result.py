@@ -20,6 +20,7 @@ from hybrid.models.checks import as_floats, as_integer, as_positive
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.identity import law_values
 from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Prior
 
@@ -208,6 +209,7 @@ class Fit:
             "x_label": curve.x_label,
             "y_label": curve.y_label,
             "name": curve.name,
+            "law_values": None if (values := law_values(self.prior)) is None else json.dumps(values),
         }
         points = {"x": curve.x, "y": curve.y}
         backend = "torch" if self.engine == "pfn" else "jax"

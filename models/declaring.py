@@ -1,11 +1,12 @@
 """What the parts of a prior must be to make one: told where it is declared, not in the middle of a fit."""
 
 import importlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.models.coordinates import get_coordinates
+from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.law import Law, Theta
@@ -14,9 +15,16 @@ from hybrid.models.namespace import get_namespace
 if TYPE_CHECKING:
     from hybrid.models.prior import Prior
 
-RESERVED = frozenset({"x", "y", "mean", "chain", "draw", "point", "target"})  # variables and dimensions beside the parameters
+Array = Any
+
+DIMENSIONS = frozenset({"chain", "draw", "point", "target"})
+DENSITIES = frozenset({"log_q", "lp", "log_ratio"})  # that an engine keeps beside its draws
+CALIBRATION = frozenset({"log_likelihood", "f_horizon", "status", "ess", "key"})  # what it ranks or keeps beside the parameters
+RESERVED = frozenset({"x", "y", "mean"}) | DIMENSIONS | DENSITIES | CALIBRATION
 TRIED_X = np.array([0.1, 0.5, 1.0])
 TRIED_ROWS = 2
+LEAST = 1e-9  # share of a distribution that lies below what counts as its least value
+ALIKE = 1e-6  # of the log of a curve
 
 
 def check_parameters(prior: "Prior") -> None:
@@ -55,28 +63,66 @@ def _is_share(distribution: Distribution) -> bool:
     return distribution.family == "Beta"
 
 
+class _Read(dict[str, Array]):
+    """Parameters that take note of which of them are looked up."""
+
+    def __init__(self, theta: Theta) -> None:
+        super().__init__(theta)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Array:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+    def keys(self) -> Any:
+        self.read.update(self)
+        return super().keys()
+
+    def values(self) -> Any:
+        self.read.update(self)
+        return super().values()
+
+    def items(self) -> Any:
+        self.read.update(self)
+        return super().items()
+
+
 def check_law(prior: "Prior") -> None:
-    """The law: what it reads and what it returns, tried out at a few values.
+    """The law: what it reads and what it returns, tried out by NumPy at a few values.
 
     Raises
     ------
     InvalidArgumentError
-        If a law of one's own has the name of one that ships, reads or names a parameter that the prior lacks, or returns a
-        curve of another shape than x. A law that NumPy cannot run is not tried.
+        If a law of one's own has the name of one that ships, reads or names a parameter that the prior lacks or reads none of
+        one that it has, cannot be run, returns arrays of other shapes than are asked for, or what it states as linear is not
+        what its curve is; or where a parameter may have values for which the law is not defined.
     """
     law, names = prior.law, [p.name for p in prior.parameters]
     if law.is_own:
         shipped = importlib.import_module("hybrid.models.registry").law_names()
         if law.name in shipped:  # the fingerprint, and with it the weights, goes by the name
             raise InvalidArgumentError(f"a law called {law.name!r} ships with Hybrid: give yours another `name`")
+    for p in prior.parameters:
+        low = law.computable.get(p.name, (-np.inf, np.inf))[0]
+        if low > 0 and float(p.distribution.spread_out(np.array([LEAST]))[0]) < 0:
+            raise InvalidArgumentError(
+                f"prior {prior.name!r}: law {law.name!r} needs {p.name} above 0, and {p.distribution!r} is not; try a LogNormal"
+            )
     frame = get_coordinates(prior.coordinates).native_frame(TRIED_X)
     shares = np.linspace(0.4, 0.6, TRIED_ROWS)
-    theta = {p.name: p.distribution.spread_out(shares) for p in prior.parameters}
-    shape = _tried(prior, lambda: prior.mean(theta, TRIED_X, frame))
-    if shape is not None and shape != (TRIED_ROWS, len(TRIED_X)):
+    values = {p.name: p.distribution.spread_out(shares) for p in prior.parameters}
+    theta, wide = _Read(values), _Read({name: value[:, None] for name, value in values.items()})
+    xp = get_namespace("numpy")
+    curve = _tried(prior, "mean", lambda: law.mean(xp, TRIED_X, wide, frame))
+    size = (TRIED_ROWS, len(TRIED_X))
+    if np.shape(curve) not in (size, (TRIED_ROWS, 1)):  # the second: the same at all x
         raise InvalidArgumentError(
-            f"law {law.name!r}: `mean` returns an array of shape {shape} for theta of shape {(TRIED_ROWS, 1)} and "
-            f"{len(TRIED_X)} positions: return one of shape {(TRIED_ROWS, len(TRIED_X))}, by operations that broadcast"
+            f"law {law.name!r}: `mean` returns {_described(curve)} for theta of shape {(TRIED_ROWS, 1)} and "
+            f"{len(TRIED_X)} positions: return an array of shape {size}, by operations that broadcast"
         )
     for attribute in ("nearly_linear", "linear"):
         named = getattr(law, attribute)
@@ -84,57 +130,97 @@ def check_law(prior: "Prior") -> None:
             raise InvalidArgumentError(
                 f"law {law.name!r}: {attribute} must be a tuple of parameters of prior {prior.name!r}, got {named!r}"
             )
+    _check_derived(prior, theta, frame)
+    if law.constrained:
+        admitted = _tried(prior, "admits", lambda: law.admits(xp, theta))
+        if np.shape(admitted) != (TRIED_ROWS,) or np.asarray(admitted).dtype != bool:
+            raise InvalidArgumentError(
+                f"law {law.name!r}: `admits` returns {_described(admitted)} for theta of shape {(TRIED_ROWS,)}: return "
+                "an array of True and False of that shape, by comparisons of arrays"
+            )
     if law.linear:
-        _check_linear(prior, theta)
-    try:
-        with np.errstate(all="ignore"):
-            scales = law.sampling_scales(get_namespace("numpy"), theta, frame)
-    except Exception:
-        return
+        _check_linear(prior, values, frame, np.broadcast_to(curve, size))
+    scales = _tried(prior, "sampling_scales", lambda: law.sampling_scales(xp, theta, frame))
     unknown = [name for name in scales if name not in names]
     if unknown:
         raise InvalidArgumentError(
             f"law {law.name!r}: sampling_scales names {unknown[0]!r}, which is no parameter of prior {prior.name!r}"
         )
+    unread = [n for n in names if n not in {*theta.read, *wide.read, *prior.noise.parameters}]
+    if unread:
+        raise InvalidArgumentError(
+            f"law {law.name!r} never reads {unread[0]!r}, and no data would tell of it: leave it out of prior {prior.name!r}"
+        )
 
 
-def _check_linear(prior: "Prior", theta: Theta) -> None:
-    """That basis and basis_scales have a column for each parameter of `linear`, and the centre does without them."""
-    law, xp = prior.law, get_namespace("numpy")
-    count = len(law.linear)
-    others = {name: value for name, value in theta.items() if name not in law.linear}
-    frame = get_coordinates(prior.coordinates).native_frame(TRIED_X)
-    _tried(prior, lambda: law.centre(xp, TRIED_X, {k: v[..., None] for k, v in others.items()}, frame), "centre", law.linear)
-    wanted = {"basis": (len(TRIED_X), count), "basis_scales": (TRIED_ROWS, count)}
-    found = {
-        "basis": _tried(prior, lambda: law.basis(xp, TRIED_X), "basis"),
-        "basis_scales": _tried(prior, lambda: law.basis_scales(xp, others), "basis_scales", law.linear),
-    }
-    for name, shape in found.items():
-        if shape is not None and shape != wanted[name]:
+def _check_derived(prior: "Prior", theta: Theta, frame: Frame) -> None:
+    """That the textbook parameters have names and shapes that a dataset can hold: else a fit could not be kept."""
+    derived = _tried(prior, "derived", lambda: prior.law.derived(get_namespace("numpy"), theta, frame))
+    if not isinstance(derived, Mapping):
+        raise InvalidArgumentError(f"law {prior.law.name!r}: `derived` must return a dict of arrays by name, got {derived!r}")
+    for name, value in derived.items():
+        if not isinstance(name, str) or not name or "/" in name or name in DIMENSIONS:
+            raise InvalidArgumentError(f"law {prior.law.name!r}: `derived` cannot call something {name!r}: choose another name")
+        if np.shape(value) not in ((), (TRIED_ROWS,)):
             raise InvalidArgumentError(
-                f"law {law.name!r}: `{name}` has shape {shape} where {wanted[name]} is needed: the last axis goes with the "
-                f"{count} parameters that it calls linear"
+                f"law {prior.law.name!r}: `derived` returns {_described(value)} as {name} for theta of shape {(TRIED_ROWS,)}: "
+                "return arrays of that shape"
             )
 
 
-def _tried(prior: "Prior", job: Any, what: str = "mean", without: tuple[str, ...] | list[str] = ()) -> tuple[int, ...] | None:
-    """The shape of what a function of the law returns; None where NumPy cannot run it, or not at these values."""
+def _check_linear(prior: "Prior", theta: Theta, frame: Frame, curve: Array) -> None:
+    """That basis and basis_scales have a column for each parameter of `linear`, the centre does without them, and the three
+    make the curve."""
+    law, xp, linear = prior.law, get_namespace("numpy"), tuple(prior.law.linear)
+    others = {name: value for name, value in theta.items() if name not in linear}
+    wide = {name: value[:, None] for name, value in others.items()}
+    centre = _tried(prior, "centre", lambda: law.centre(xp, TRIED_X, wide, frame), linear)
+    wanted = {"basis": (len(TRIED_X), len(linear)), "basis_scales": (TRIED_ROWS, len(linear))}
+    found = {
+        "basis": _tried(prior, "basis", lambda: law.basis(xp, TRIED_X)),
+        "basis_scales": _tried(prior, "basis_scales", lambda: law.basis_scales(xp, others), linear),
+    }
+    for name, value in found.items():
+        if np.shape(value) != wanted[name]:
+            raise InvalidArgumentError(
+                f"law {law.name!r}: `{name}` has shape {np.shape(value)} where {wanted[name]} is needed: the last axis goes "
+                f"with the {len(linear)} parameters that it calls linear"
+            )
+    with np.errstate(all="ignore"):
+        parts = np.stack([theta[name] for name in linear], -1) * found["basis_scales"]
+        stated, real = np.log(centre) + parts @ np.asarray(found["basis"]).T, np.log(curve)
+    if np.all(np.isfinite(stated + real)) and not np.allclose(stated, real, rtol=0.0, atol=ALIKE):
+        raise InvalidArgumentError(
+            f"law {law.name!r}: log of `mean` is not log of `centre` plus `basis` times `basis_scales` times the parameters "
+            f"that it calls linear (off by {np.max(np.abs(stated - real)):.2g}): make them agree, or call none linear"
+        )
+
+
+def _described(value: Any) -> str:
+    return "None" if value is None else f"an array of shape {np.shape(value)} of type {np.asarray(value).dtype}"
+
+
+def _tried(prior: "Prior", what: str, job: Callable[[], Any], without: tuple[str, ...] = ()) -> Any:
+    """What a function of the law returns."""
+    law = prior.law
     try:
         with np.errstate(all="ignore"):
-            shape: tuple[int, ...] = np.shape(job())
-            return shape
+            return job()
     except KeyError as error:
         name = str(error.args[0])
         if name in without:
             raise InvalidArgumentError(
-                f"law {prior.law.name!r} calls {name!r} linear, and its `{what}` reads it: define one that does without it"
+                f"law {law.name!r} calls {name!r} linear, and its `{what}` reads it: define one that does without it"
             ) from None
         raise InvalidArgumentError(
-            f"law {prior.law.name!r} has a parameter {name!r}, and prior {prior.name!r} none of that name"
+            f"law {law.name!r} has a parameter {name!r}, and prior {prior.name!r} none of that name"
         ) from None
-    except Exception:
-        return None
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise InvalidArgumentError(
+            f"law {law.name!r}: `{what}` cannot be run on arrays ({type(error).__name__}: {told}): write it with the functions "
+            "of xp, such as xp.exp and xp.where, in place of math's and of if"
+        ) from error
 
 
 def check_prior(prior: "Prior") -> None:

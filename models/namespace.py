@@ -11,6 +11,20 @@ from typing import Any
 
 Array = Any
 
+# The array API standard (2023.12), which every library of the three has under the same names.
+_NAMES = """
+abs acos acosh add all any arange argmax argmin argsort asarray asin asinh astype atan atan2 atanh bitwise_and
+bitwise_invert bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor bool broadcast_arrays broadcast_to can_cast
+ceil clip complex128 complex64 concat conj copysign cos cosh cumulative_sum divide e empty empty_like equal exp
+expand_dims expm1 eye finfo flip float32 float64 floor floor_divide from_dlpack full full_like greater greater_equal
+hypot iinfo imag inf int16 int32 int64 int8 isdtype isfinite isinf isnan less less_equal linalg linspace log log10 log1p
+log2 logaddexp logical_and logical_not logical_or logical_xor matmul matrix_transpose max maximum mean meshgrid min
+minimum moveaxis multiply nan negative newaxis nonzero not_equal ones ones_like permute_dims pi positive pow prod real
+remainder repeat reshape result_type roll round searchsorted sign signbit sin sinh sort sqrt square squeeze stack std
+subtract sum take tan tanh tensordot tile tril triu trunc uint16 uint32 uint64 uint8 unique_all unique_counts
+unique_inverse unique_values unstack var vecdot where zeros zeros_like
+"""
+STANDARD = frozenset(_NAMES.split())
 _BETA_TERMS = 64
 _LINEAR = 50.0  # where softplus(x) is x in double precision
 
@@ -32,7 +46,14 @@ class Namespace:
 
     def __getattr__(self, attribute: str) -> Any:
         extras = self.__dict__["_extras"]
-        return extras[attribute] if attribute in extras else getattr(self._base, attribute)
+        if attribute in extras:
+            return extras[attribute]
+        if attribute not in STANDARD:  # what one of the libraries has ends in an error by another engine
+            raise AttributeError(
+                f"xp has no {attribute!r}: it has the functions of the array API standard, such as xp.pow, and softplus, "
+                "expit, logit, gammaln, betainc_symmetric and stop_gradient"
+            )
+        return getattr(self._base, attribute)
 
     def __repr__(self) -> str:
         return f"Namespace({self.name!r})"

@@ -348,8 +348,8 @@ def _doubts(attempt: _Attempt, settings: NutsSettings) -> list[str]:
     health, share = attempt.health, attempt.divergent_share
     if not health.max_rhat < MAX_RHAT:
         reasons.append(
-            f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {MAX_RHAT}): the chains disagree; fit "
-            f"again with draws={4 * settings.draws}, particles={4 * settings.particles}, or choose a prior with fewer breaks"
+            f"R-hat of {health.worst} is {health.max_rhat:.3f} (must be < {MAX_RHAT}): the chains disagree; fit again "
+            f"with draws={4 * settings.draws}, particles={4 * settings.particles}, or choose a prior with fewer parameters"
         )
     ess = min(health.min_ess_bulk, health.min_ess_tail)
     if not ess >= MIN_ESS:

@@ -1,11 +1,13 @@
 """What the engines that evaluate a density ask of a prior."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from hybrid.models.coordinates import Frame
-from hybrid.models.errors import EngineUnavailableError
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.law import Theta
 from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Prior, share_without
@@ -43,6 +45,26 @@ def require_continuous(prior: AbstractPrior, engine: str) -> Prior:
             "engine='pfn', or prior 'm4' or 'bnsl'"
         )
     return prior
+
+
+@contextlib.contextmanager
+def compiled_by_jax(prior: AbstractPrior) -> Iterator[None]:
+    """Where a law of one's own runs under JAX, which follows it with abstract values: what that finds is said of the law.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the law does with its arguments what only numbers can.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if not (type(error).__module__.startswith("jax") and isinstance(prior, Prior) and prior.law.is_own):
+            raise
+        raise InvalidArgumentError(
+            f"law {prior.law.name!r} cannot be compiled: write `mean` with the functions of xp, such as xp.exp and xp.where, "
+            f"in place of NumPy's, of math's, and of if ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def without_curve(prior: AbstractPrior, x: Array, frame: Frame, seed: int) -> tuple[str, ...]:

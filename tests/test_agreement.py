@@ -131,6 +131,13 @@ def test_agreement_is_judged_at_all_levels(change: Callable[[np.ndarray], np.nda
         assert float(found.table["cdf_max"].max()) > 0.1 or float((found.table["inside"] - 0.9).abs().max()) > 0.05
 
 
+def test_two_runs_by_nuts_are_not_trusted_over_one_another() -> None:
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
+    one, other = (dataclasses.replace(each, engine="nuts") for each in (fit, altered(fit, lambda v: 0.6 * v)))
+    assert hybrid.agreement(one, other).verdict.endswith("chains of one of them missed something: draw more")
+    assert hybrid.agreement(fit, other).verdict.endswith("the chains converged: trust nuts")
+
+
 def test_largest_difference_of_cdfs_is_that_of_kolmogorov_and_smirnov() -> None:
     quantiles = stats.norm.ppf(LEVELS)[:, None]
 

@@ -35,7 +35,7 @@ class Power(hybrid.Law):
         self._seen = 0  # private: says nothing of the law
 
     def mean(self, xp: Any, x: Any, theta: Mapping[str, Any], frame: Any) -> Any:
-        return theta["a"] * xp.exp(-self.exponent * xp.log(x))
+        return theta["a"] * xp.exp(-np.asarray(self.exponent).item() * xp.log(x))
 
 
 class Global(hybrid.Law):

@@ -13,6 +13,7 @@ import xarray as xr
 import hybrid
 from hybrid import choosing
 from hybrid.amortized import cards, release
+from hybrid.amortized.sampler import sample_curves
 from hybrid.amortized.settings import design_for, preset_settings
 from hybrid.amortized.training import train
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
@@ -211,8 +212,56 @@ def test_a_network_that_was_hardly_trained_is_said_to_be_so() -> None:
     hybrid.train(prior, steps=3, **TINY)
     fit = hybrid.fit(CURVE, prior, "pfn")
     assert fit.status == "needs_review"
-    assert any(reason.startswith("The network saw 48 curves in training") for reason in fit.reasons)
+    (reason,) = (reason for reason in fit.reasons if reason.startswith("The network saw 48 curves in training"))
+    path = str(cards.user_folder() / "edge.json")
+    assert reason.endswith(f"train it on with `hybrid.train(prior, origin={path!r})`.")
+    longer = hybrid.train(prior, steps=3, origin=path, **TINY)
+    assert longer is not None
+    assert longer.curves == 96
     assert not fit.is_trusted
     row = hybrid.health(fit).loc["curves seen in training"]
     assert (row["value"], row["ok"]) == (48.0, False)
     assert hybrid.fit(CURVE, prior, "auto", progress=False).engine == "nuts"
+
+
+def test_a_saved_fit_forecasts_after_its_weights_were_trained_anew(tmp_path: Path) -> None:
+    """They are kept beside the new ones."""
+    prior = power_law()
+    hybrid.train(prior, steps=3, **TINY)
+    fit = hybrid.fit(CURVE, prior, "pfn")
+    fit.save(tmp_path / "fit.nc")
+    forecast = fit.predict([200.0, 900.0])
+    hybrid.train(prior, steps=4, **TINY)
+    assert not hybrid.fit(CURVE, prior, "pfn").predict([200.0, 900.0]).identical(forecast)
+    assert hybrid.load_fit(tmp_path / "fit.nc", law=prior.law).predict([200.0, 900.0]).identical(forecast)
+
+
+class Sinking(hybrid.Law):
+    """A level less a multiple of log x: below 0, and so no curve, for some parameters."""
+
+    name = "sinking"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return theta["top"] + self.share * theta["slope"] * xp.log(x)
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+
+def test_a_law_without_a_curve_is_told_before_training(tmp_path: Path) -> None:
+    parameters = power_law().parameters
+    with pytest.raises(InvalidArgumentError, match=r"\d+ of 48 curves of prior 'sinking' have points without a value"):
+        hybrid.train(hybrid.Prior("sinking", Sinking(-1.0), parameters), steps=3, **TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rare_curve_without_a_value_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "TRIED", 0)
+    prior = hybrid.Prior("sinking", Sinking(-0.1), power_law().parameters)
+    curves = sample_curves(prior, 256, design_for(prior), 0, dtype=torch.float64)
+    without = int(curves.y_target.isnan().any(1).sum())
+    assert 0 < without < 100
+    assert not curves.within_floats(logarithmic=True).y_target.isnan().any()
+    card = hybrid.train(prior, steps=3, **TINY)
+    assert card is not None
+    assert np.isfinite(card.content["scores"]["held_out_loss"]["value"])

@@ -1,5 +1,6 @@
 """Plots: scales, bands, points, labels and headers."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,27 @@ def test_held_out_points_beyond_the_horizon_show() -> None:
     ax = plot_fit(fit)
     assert ax.get_xlim()[1] > fit.curve.x_target[-1]
     assert np.asarray(bands(ax)[0].get_paths()[0].vertices)[:, 0].max() == fit.horizon
+
+
+def test_labels_of_narrow_panels_do_not_overlap() -> None:
+    x = np.geomspace(1e18, 1e20, 5)
+    figure = hybrid.plot_checks(hybrid.fit(hybrid.Curve(x, 2.0 * (x / 1e18) ** -0.1), "nsl", "pfn"))
+    figure.canvas.draw()
+    for ax in figure.axes[:2]:
+        boxes = [text.get_window_extent() for text in ax.get_xticklabels() if text.get_text()]
+        boxes = [box for box in sorted(boxes, key=lambda box: box.x0) if 0 <= box.x0 <= figure.bbox.x1]
+        assert len(boxes) > 2
+        assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_a_word_without_room_is_left_out() -> None:
+    def words(x: np.ndarray) -> set[str]:
+        return {text.get_text() for text in plot_fit(make_fit(x)).texts}
+
+    assert {"observed", "forecast"} <= words(np.geomspace(1e3, 1e6, 8))
+    linear = words(np.arange(10.0, 20.0))
+    assert "forecast" in linear
+    assert "observed" not in linear
 
 
 def test_long_titles_take_two_lines() -> None:

@@ -50,7 +50,7 @@ def test_report_of_a_fit(engine: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(tmp_path / "fit.nc")])
     assert result.exit_code == 0, result.output
     assert fit.verdict in result.output
-    page = check_page(tmp_path / "fit.html", "forecast by", "held out", "elpd", "y_ratio", "diagnosis")
+    page = check_page(tmp_path / "fit.html", "forecast by", "held out", "elpd", "y_ratio", "diagnosis", "noise-free")
     assert ("R-hat" if engine == "nuts" else "k-hat of the parameter draws") in page
 
 
