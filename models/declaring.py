@@ -1,7 +1,7 @@
 """What the parts of a prior must be to make one: told where it is declared, not in the middle of a fit."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,11 +64,15 @@ def _is_share(distribution: Distribution) -> bool:
 
 
 class _Read(dict[str, Array]):
-    """Parameters that take note of which of them are looked up."""
+    """Parameters that take note of which of them are looked up; where all are taken at once, all are."""
 
     def __init__(self, theta: Theta) -> None:
         super().__init__(theta)
         self.read: set[str] = set()
+
+    def _all(self) -> dict[str, Array]:
+        self.read.update(super().keys())
+        return dict(super().items())
 
     def __getitem__(self, name: str) -> Array:
         self.read.add(name)
@@ -78,17 +82,26 @@ class _Read(dict[str, Array]):
         self.read.add(name)
         return super().get(name, default)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
     def keys(self) -> Any:
-        self.read.update(self)
-        return super().keys()
+        return self._all().keys()
 
     def values(self) -> Any:
-        self.read.update(self)
-        return super().values()
+        return self._all().values()
 
     def items(self) -> Any:
-        self.read.update(self)
-        return super().items()
+        return self._all().items()
+
+    def copy(self) -> dict[str, Array]:
+        return self._all()
+
+    def __or__(self, other: Any) -> Any:
+        return self._all() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self._all()
 
 
 def check_law(prior: "Prior") -> None:

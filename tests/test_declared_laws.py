@@ -97,6 +97,27 @@ def test_what_is_right_is_taken() -> None:
     declare(**only_admits)  # read somewhere
 
 
+@pytest.mark.parametrize(
+    "taken",
+    [
+        lambda theta: dict(theta),
+        lambda theta: {**theta},
+        lambda theta: theta.copy(),
+        lambda theta: theta | {"more": 1.0},
+        lambda theta: {"more": 1.0} | theta,
+        lambda theta: {name: theta.get(name) for name in ("level", "tilt")},
+        lambda theta: dict(zip(theta, theta.values(), strict=True)),
+        lambda theta: dict(theta.items()),
+    ],
+)
+def test_a_law_may_take_its_parameters_in_any_way(taken: Any) -> None:
+    def mean(self: Any, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        own = taken(theta)
+        return own["level"] * xp.exp(0.1 * own["tilt"] * xp.log(x))
+
+    declare(mean=mean)
+
+
 def test_what_is_stated_as_linear_is_what_the_curve_is() -> None:
     parts = {
         "linear": ("tilt",),
