@@ -34,7 +34,7 @@ from hybrid.models.registry import PRIORS, get_prior
 
 EVALUATED = 8192  # fresh curves on which the final loss and the range of typical contexts are measured
 TOGETHER = 256
-TRIED = 32768  # curves, at most, that are looked at before training
+TRIED = 16384  # curves, at most, that are looked at before training
 TRYING = 2**32 - 2  # in place of a step's number, for their random numbers
 WRITTEN = (".json", ".safetensors", ".md")  # endings of what training writes
 # Options of mallopt(3), the values with which it keeps what is freed, and those that it comes to by itself where large blocks

@@ -47,6 +47,12 @@ NO_NOISE = (
     "Measurements have some: check that y is measured and not computed, or give sigma a tighter prior with "
     "prior.replace(sigma={{'loc': ..., 'scale': ...}})."
 )
+HARDLY_NOISE = (
+    "The points lie almost exactly on the law (noise sd {:.0e}, below all of {:,} draws of its prior), which is a needle for "
+    "the chains to find: check that y is measured and not computed, or give sigma a tighter prior that holds what the noise "
+    "can be, such as prior.replace(sigma={{'loc': -7.0, 'scale': 0.3}})."
+)
+LEAST_OF = 1000  # draws of the noise's prior
 MOST = 10**9  # of anything that is counted
 LINEAR = 2  # in place of an attempt's number, for the parameters that are drawn last
 
@@ -311,6 +317,17 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
     return _Attempt(np.concatenate(rounds[first:], 1), kept, health, len(rounds))
 
 
+def _noise(space: Unconstrained, z: Array, points: Points) -> float:
+    """The median of the noise's sd over draws."""
+    return float(np.median(np.asarray(space.constrain(jnp.asarray(z), points.frame)["sigma"])))
+
+
+def _least_noise(space: Unconstrained, points: Points) -> float:
+    """The least sd of the noise among some draws of its prior."""
+    drawn = space.draw(jax.random.key(0), LEAST_OF, points.frame)
+    return float(space.constrain(drawn, points.frame)["sigma"].min())
+
+
 def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, report: Report) -> EngineResult:
     with double_precision():
         points = pad(prior, problem, bucket(problem.x.size))
@@ -318,11 +335,11 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
         first, second = jax.random.split(key)
         attempt, attempts = _attempt(prior, points, first, settings, report), 1
         space = Unconstrained(prior)
-        sigma = np.asarray(space.constrain(jnp.asarray(attempt.z), points.frame)["sigma"])
-        exact = not attempt.good and float(np.median(sigma)) < ROUNDING  # more effort would find no noise either
+        exact = not attempt.good and _noise(space, attempt.z, points) < ROUNDING  # more effort would find no noise either
         if not attempt.good and not exact and settings.attempts > 1:
             settings, attempts = settings.stronger(), 2
             attempt = _attempt(prior, points, second, settings, report)
+        hardly = not attempt.good and _noise(space, attempt.z, points) < _least_noise(space, points)
         theta = space.constrain(jnp.asarray(attempt.z), points.frame)
         lp = attempt.stats["lp"] + np.asarray(space.log_volume(jnp.asarray(attempt.z), points.frame))
         attempt = dataclasses.replace(attempt, stats={**attempt.stats, "lp": lp})
@@ -331,7 +348,8 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
     if exact:
         reasons: tuple[str, ...] = (NO_NOISE.format(float(np.median(draws["sigma"]))),)
     else:
-        reasons = (*_doubts(attempt, settings), *remarks)
+        told = (HARDLY_NOISE.format(float(np.median(draws["sigma"])), LEAST_OF),) if hardly else ()
+        reasons = (*told, *_doubts(attempt, settings), *remarks)
     return _verdict(draws, attempt, attempts, settings, reasons, checks)
 
 

@@ -318,6 +318,19 @@ def test_points_without_noise_are_said_to_have_none():
     assert len(result.reasons) == 1
 
 
+@pytest.mark.slow
+def test_points_almost_without_noise_are_said_to_have_hardly_any():
+    """More draws do not help there, a tighter prior does."""
+    x = np.geomspace(1e-4, 1.0, 9)
+    curve = problem(x, (1.5 + 2.0 * (x / x[0]) ** -0.3) / 3.5)
+    prior = get_prior("m4")
+    (result,) = run_nuts(prior, [curve], attempts=1)
+    assert result.status == "needs_review"
+    assert "lie almost exactly on the law" in result.reasons[0]
+    (result,) = run_nuts(prior.replace(sigma={"loc": -7.0, "scale": 0.3}), [curve])
+    assert (result.status, result.reasons) == ("ok", ())
+
+
 @pytest.mark.parametrize(
     "option", [{"walks": True}, {"draws": 50.5}, {"workers": "2"}, {"workers": 1.5}, {"target_accept": "0.9"}]
 )
