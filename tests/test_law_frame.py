@@ -47,6 +47,13 @@ class Flat(Law):
         return theta["level"] + 0.0 * x
 
 
+class Tossed(Flat):
+    """The same, with a parameter that is discrete."""
+
+    def mean(self, xp: Any, x: Any, theta: Mapping[str, Any], frame: Frame) -> Any:
+        return super().mean(xp, x, theta, frame) + 0.0 * theta["coin"]
+
+
 LEVEL = Parameter("level", Distribution("LogNormal", loc=0.3, scale=0.8))
 SIGMA = Parameter("sigma", Distribution("LogNormal", loc=-3.0, scale=1.0))
 COIN = Parameter("coin", Distribution("Categorical", probs=(0.5, 0.5)))
@@ -489,4 +496,4 @@ def test_the_law_of_a_prior_with_continuous_parameters_is_its_own() -> None:
     for noise in ("normal", "truncated_normal"):
         additive = Prior("additive", Flat(), [LEVEL, SIGMA], noise)
         assert frame_prior(additive) is additive
-    assert frame_prior(Prior("mixed", Flat(), [LEVEL, SIGMA, COIN])) is get_prior("bnsl")
+    assert frame_prior(Prior("mixed", Tossed(), [LEVEL, SIGMA, COIN])) is get_prior("bnsl")

@@ -34,12 +34,12 @@ NOTHING: Any = None  # a head over classes sees the summary alone
 
 
 class Flat(Law):
-    """A law without classes."""
+    """A law without classes, the same at all values of what parameters there are but the level."""
 
     name = "flat"
 
     def mean(self, xp: Any, x: Any, theta: Mapping[str, Any], frame: Frame) -> Any:
-        return theta["level"] + 0.0 * x
+        return theta["level"] + 0.0 * sum(theta.values()) * x
 
 
 LEVEL = Parameter("level", Distribution("LogNormal", loc=0.0, scale=1.0))
