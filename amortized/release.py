@@ -81,7 +81,7 @@ def _require_curves(prior: AbstractPrior, design: Design, settings: Settings) ->
     for k, first in enumerate(range(0, count, TOGETHER)):
         generator = generator_of(torch.device("cpu"), settings.seed, TRYING, k)
         curves = draw_curves(prior, design.sample(min(TOGETHER, count - first), generator), generator, torch.float64)
-        without += int((torch.where(curves.mask, curves.y_context, 1.0).isnan().any(1) | curves.y_target.isnan().any(1)).sum())
+        without += int(curves.measured.isnan().any(1).sum())
     if without:
         raise InvalidArgumentError(
             f"{without:,} of {count:,} curves of prior {prior.name!r} have points without a value (NaN), and none can be "
@@ -203,15 +203,15 @@ def train_prior(
         raise InvalidArgumentError(
             f"futures above 0 need a prior with a parameter flow, such as 'bnsl', which {prior.name!r} has not: set it to 0"
         )
-    _require_curves(prior, design, settings)
     begin = None if origin is None else Origin.read(origin)
     folder = weights_folder(out)
     if not re.fullmatch(r"[\w-]+", prior.name):
         raise InvalidArgumentError(f"the prior's name becomes the file's: use letters, digits, - and _, not {prior.name!r}")
     state_path = folder / f"{prior.name}.training"
+    _check_free(folder / f"{prior.name}.json", prior)
+    _require_curves(prior, design, settings)  # it takes seconds: after what is asked at once, before anything is written
     make_folder(folder, state_path)
     check_writable(state_path)
-    _check_free(folder / f"{prior.name}.json", prior)
     if device == "auto":
         device = choose_device(device).type
     with _alone(state_path), _holding_memory(device == "cpu"):

@@ -25,6 +25,11 @@ class CurveBatch(NamedTuple):
     theta: dict[str, Tensor]  #: parameters by name, each (B,)
     frame: Frame  #: fields (B, 1); y_scale is 1
 
+    @property
+    def measured(self) -> Tensor:
+        """All y (B, N + M), of context and targets; 1 where the mask is False."""
+        return torch.cat([torch.where(self.mask, self.y_context, 1.0), self.y_target], 1)
+
     def within_floats(self, logarithmic: bool) -> "CurveBatch":
         """Without the curves that leave the floating-point numbers somewhere, as no measurement does: in log y also through 0.
 
@@ -32,8 +37,8 @@ class CurveBatch(NamedTuple):
         none (NaN), of which training has made sure before that they are too rare to matter. A batch of which nothing would be
         left stays.
         """
-        y = torch.cat([torch.where(self.mask, self.y_context, 1.0), self.y_target], 1)
-        inside = ~(~y.isfinite() | ((y == 0.0) & logarithmic)).any(1)
+        y = self.measured
+        inside = (y.isfinite() & ~((y == 0.0) & logarithmic)).all(1)
         if inside.all() or not inside.any():
             return self
         return CurveBatch(

@@ -317,11 +317,6 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
     return _Attempt(np.concatenate(rounds[first:], 1), kept, health, len(rounds))
 
 
-def _noise(space: Unconstrained, z: Array, points: Points) -> float:
-    """The median of the noise's sd over draws."""
-    return float(np.median(np.asarray(space.constrain(jnp.asarray(z), points.frame)["sigma"])))
-
-
 def _least_noise(space: Unconstrained, points: Points) -> float:
     """The least sd of the noise among some draws of its prior."""
     drawn = space.draw(jax.random.key(0), LEAST_OF, points.frame)
@@ -335,20 +330,24 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
         first, second = jax.random.split(key)
         attempt, attempts = _attempt(prior, points, first, settings, report), 1
         space = Unconstrained(prior)
-        exact = not attempt.good and _noise(space, attempt.z, points) < ROUNDING  # more effort would find no noise either
+        exact = False
+        if not attempt.good:
+            sigma = space.constrain(jnp.asarray(attempt.z), points.frame)["sigma"]
+            exact = float(np.median(sigma)) < ROUNDING  # more effort would find no noise either
         if not attempt.good and not exact and settings.attempts > 1:
             settings, attempts = settings.stronger(), 2
             attempt = _attempt(prior, points, second, settings, report)
-        hardly = not attempt.good and _noise(space, attempt.z, points) < _least_noise(space, points)
         theta = space.constrain(jnp.asarray(attempt.z), points.frame)
+        noise = float(np.median(theta["sigma"]))
+        hardly = not attempt.good and noise < _least_noise(space, points)
         lp = attempt.stats["lp"] + np.asarray(space.log_volume(jnp.asarray(attempt.z), points.frame))
         attempt = dataclasses.replace(attempt, stats={**attempt.stats, "lp": lp})
         draws = jax.tree.map(np.asarray, space.complete(jax.random.fold_in(key, LINEAR), theta, points))
     checks, remarks = checked(prior, draws, problem)
     if exact:
-        reasons: tuple[str, ...] = (NO_NOISE.format(float(np.median(draws["sigma"]))),)
+        reasons: tuple[str, ...] = (NO_NOISE.format(noise),)
     else:
-        told = (HARDLY_NOISE.format(float(np.median(draws["sigma"])), LEAST_OF),) if hardly else ()
+        told = (HARDLY_NOISE.format(noise, LEAST_OF),) if hardly else ()
         reasons = (*told, *_doubts(attempt, settings), *remarks)
     return _verdict(draws, attempt, attempts, settings, reasons, checks)
 
