@@ -15,6 +15,7 @@ from typing import Any
 
 import filelock
 import torch
+from tqdm import tqdm
 
 from hybrid.amortized.cards import BEFORE, IN_PYTHON, Card, read_card, training_command, user_folder
 from hybrid.amortized.checkpoint import Origin, save_checkpoint
@@ -51,8 +52,6 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
     The scores for the card: the held-out loss as `prediction_loss` has it, that of placing the bars and that of the bars
     together, in nats per target, both relative to the sd of law or smoother, whichever is less.
     """
-    from tqdm import tqdm
-
     plain = dataclasses.replace(settings, context_weight=0.0, parameter_weight=0.0, futures=0)
     summaries, features, losses = [], [], []
     for k in tqdm(range(EVALUATED // TOGETHER), desc="evaluating", disable=not progress):
@@ -67,7 +66,7 @@ def evaluate(model: AmortizedModel, settings: Settings, design: Design, progress
     return {"held_out_loss": {"value": sum(losses) / len(losses), "curves": EVALUATED}}
 
 
-def _require_curves(prior: AbstractPrior, design: Design, settings: Settings) -> None:
+def _require_curves(prior: AbstractPrior, design: Design, settings: Settings, progress: bool) -> None:
     """That the prior's law has a curve wherever training would ask for one, tried on some curves of the design.
 
     Raises
@@ -78,7 +77,8 @@ def _require_curves(prior: AbstractPrior, design: Design, settings: Settings) ->
     if prior in PRIORS:
         return
     count, without = min(settings.steps * settings.batch, TRIED), 0
-    for k, first in enumerate(range(0, count, TOGETHER)):
+    parts = tqdm(range(0, count, TOGETHER), desc="looking at the prior's curves", disable=not progress)
+    for k, first in enumerate(parts):
         generator = generator_of(torch.device("cpu"), settings.seed, TRYING, k)
         curves = draw_curves(prior, design.sample(min(TOGETHER, count - first), generator), generator, torch.float64)
         without += int(curves.measured.isnan().any(1).sum())
@@ -209,7 +209,8 @@ def train_prior(
         raise InvalidArgumentError(f"the prior's name becomes the file's: use letters, digits, - and _, not {prior.name!r}")
     state_path = folder / f"{prior.name}.training"
     _check_free(folder / f"{prior.name}.json", prior)
-    _require_curves(prior, design, settings)  # it takes seconds: after what is asked at once, before anything is written
+    # It takes seconds: after what is asked at once, before anything is written.
+    _require_curves(prior, design, settings, progress)
     make_folder(folder, state_path)
     check_writable(state_path)
     if device == "auto":
