@@ -21,6 +21,7 @@ from hybrid.amortized.importance import pareto_k, resampled, surplus, truncated_
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
+from hybrid.amortized.rising import RISEN, falls, rise
 from hybrid.amortized.threads import undisturbed
 from hybrid.amortized.typical import NAMED, WANDER, WIDTH
 from hybrid.models.checks import as_integer
@@ -41,6 +42,10 @@ UNEVEN = 0.05  # surplus (see importance.py) that is too large
 MANY = 50  # curves, for which a progress bar is shown even where each takes milliseconds
 AT_ONCE = 256  # curves that are looked at in one pass
 POINTS = 100_000  # of one pass, padding included
+RISES = (
+    "The median of the network's forecast rises by {:.0f} %, as no curve of prior {!r} does: the network does not know such a "
+    "context. Let forecasts follow from its draws with forecast='draws', or fit with engine='nuts'."
+)
 
 
 class LazyDraws(Mapping[str, np.ndarray]):
@@ -229,10 +234,8 @@ def _verdict(
             f"train it on with `{on}`."
         )
     if outside:
-        reasons.append(
-            f"{OUTSIDE}: {'; '.join(outside)}. Check with engine='nuts' where the prior allows it, or "
-            "train on a design that covers it with `hybrid train`."
-        )
+        check = "Check with engine='nuts', or train" if isinstance(prior, Prior) and prior.is_continuous else "Train"
+        reasons.append(f"{OUTSIDE}: {'; '.join(outside)}. {check} on a design that covers it with `hybrid train --design`.")
     return (*reasons, *remarks(NAMED[WANDER] in said, trend, problem))
 
 
@@ -287,8 +290,8 @@ def run_pfn(
     "log_ratio", lp - log_q of as many draws before the resampling, which k-hat is computed from; and the predictive
     distribution, which is None where it follows from the draws.
     The status is "needs_review" where the context or the horizon lies outside what the network was trained on, or the
-    residuals follow one another as those of the prior's own curves hardly ever do, or a line, or where the network was hardly
-    trained.
+    residuals follow one another as those of the prior's own curves hardly ever do, or a line, where the forecast rises and no
+    curve of the prior does, or where the network was hardly trained.
 
     Raises
     ------
@@ -316,11 +319,12 @@ def run_pfn(
         facts["checkpoint"] = str(card.path.absolute())
     info = {"method": "pfn", "device": str(chosen), "forecast": forecast, **facts}
     results: dict[int, EngineResult] = {}
+    watched = not by_draws and falls(prior)
     shown = progress and (by_draws or len(problems) >= MANY)
     bar = tqdm(total=len(problems), desc=f"PFN {prior.name}", unit="curve", disable=not shown)
     for part in _parts([len(problem.x) for problem in problems]):
         contexts = stack([problems[i] for i in part], model, chosen)
-        summary = contexts.summary()
+        rises, summary = rise(contexts, design.horizon[1]) if watched else (None, contexts.summary())
         said = model.typical.remarks(summary, contexts.features)
         for k, i in enumerate(part):
             problem, own = problems[i], contexts.row(k)
@@ -330,6 +334,8 @@ def run_pfn(
             reasons = _verdict(problem, design, said[k], prior, card, trend)
             if by_draws:
                 reasons += _doubt(stats)
+            if rises is not None and float(rises[k]) > RISEN:
+                reasons += (RISES.format(100.0 * math.expm1(float(rises[k])), prior.name),)
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)
             status: Status = "needs_review" if reasons else "ok"
             results[i] = EngineResult(posterior, stats, status, reasons, info, predictive)

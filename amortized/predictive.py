@@ -75,18 +75,23 @@ class Contexts:
                 self._described = describe(self.x, self.y, self.mask, self.frame, self.model.law, self._starts)
         return self._described
 
-    @torch.inference_mode()
     def bars(self, query: Tensor) -> BarDistribution:
         """The distribution of v, log y or y, at queries (B, M) in the prior's coordinates; float64."""
+        return self.asked(query)[0]
+
+    @torch.inference_mode()
+    def asked(self, query: Tensor) -> tuple[BarDistribution, Tensor]:
+        """What `bars` and `summary` give, from one pass."""
         described = self.described
         with undisturbed(query.device, len(query) <= FEW):
             tokens = ask(described, query, self.model.law)
-            prediction, _ = self.model.network(tokens)
+            prediction, summaries = self.model.network(tokens)
             loc, scale = placed(prediction, tokens)
             loc = loc + scale * prediction.centre.double()
             scale = scale * prediction.log_width.double().exp()
             logits, tails = prediction.logits.double(), prediction.tails.double()
-            return BarDistribution(logits, self.model.network.edges, loc, scale, tails, validate_args=False)
+            bars = BarDistribution(logits, self.model.network.edges, loc, scale, tails, validate_args=False)
+            return bars, summaries.flatten(1)
 
     @torch.inference_mode()
     def summary(self) -> Tensor:

@@ -17,6 +17,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from hybrid.amortized.design import Design
+from hybrid.amortized.law_frame import frame_prior
 from hybrid.amortized.model import is_positive
 from hybrid.diagnostics.simulate import Simulated, exact_draws, simulate
 from hybrid.diagnostics.tarp import references_from_data, tarp_ranks
@@ -118,15 +119,18 @@ def run_sbc(
     EngineUnavailableError
         If the engine cannot serve the prior.
     InvalidArgumentError
-        If the design has contexts of the best so far and the engine is exact: their likelihood is another one; if the law has
+        If the design has contexts of the best so far and the engine looks at likelihoods, which are then others: if the law has
         no curve for some draws of the prior; or if too few fits are left to judge.
     """
     if engine not in ("nuts", "pfn"):
         raise EngineUnavailableError(f"engine {engine!r} gives no posterior to calibrate: use 'nuts' or 'pfn'")
     if engine == "nuts" and not (isinstance(prior, Prior) and prior.is_continuous):
         raise EngineUnavailableError(f"engine 'nuts' cannot serve prior {prior.name!r}: calibrate engine='pfn'")
-    if engine == "nuts" and design.best_so_far:
-        raise InvalidArgumentError("exact inference is for measurements as they are: set best_so_far of the design to 0")
+    if design.best_so_far and (engine == "nuts" or frame_prior(prior) is prior):
+        raise InvalidArgumentError(
+            f"engine {engine!r} weighs parameters of prior {prior.name!r} by the likelihood of measurements as they are: set "
+            "best_so_far of the design to 0"
+        )
     simulated = simulate(prior, simulations, design, seed)
     rng = np.random.default_rng(seed + 1)
     if engine == "pfn":

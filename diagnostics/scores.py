@@ -23,10 +23,10 @@ def rmsle(forecast: Array, y: Array) -> float:
 
     Returns
     -------
-    A number without unit; infinite where a forecast is 0 or infinite. Lower is better.
+    A number without unit; infinite where a forecast is infinite, 0 or, as additive noise allows, below. Lower is better.
     """
     with np.errstate(all="ignore"):
-        return float(np.sqrt(np.mean(np.square(np.log(forecast) - np.log(y)))))
+        return float(np.sqrt(np.mean(np.square(np.log(np.maximum(forecast, 0.0)) - np.log(y)))))
 
 
 def coverage(pit: Array, levels: Sequence[float] | Array = MSCE_LEVELS) -> Array:

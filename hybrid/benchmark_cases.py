@@ -15,7 +15,7 @@ from hybrid.diagnostics.scores import related_group
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, InvalidCurveError, UnknownNameError
 from hybrid.nslpfn_data import DOMAINS as NSLPFN_DOMAINS
 from hybrid.nslpfn_data import read_nslpfn
-from hybrid.reading import read_curves, read_table
+from hybrid.reading import curves_of, read_table
 
 AS_GIVEN = ("IC", "NLP")  # domains whose log densities the NSL-PFN paper states in the units of y
 COLUMNS = ("domain", "curve", "x", "y", "split")
@@ -124,7 +124,7 @@ def read_cases(path: PathLike) -> list[Case]:
         domain, name, group = row["domain"].strip(), row["curve"].strip(), row.get("group", "").strip()
         members.setdefault(f"{domain}/{name}", []).append((domain, name, group))
     found = []
-    for key, curve in read_curves(path).items():
+    for key, curve in curves_of(path).items():
         domain, name, _ = members[key][0]
         stated = {group for _, _, group in members[key]}
         if len(stated) > 1:

@@ -275,18 +275,21 @@ def _smoothed_loo(fit: Fit) -> dict[str, Array]:
     else:
         below = fit.prior.noise.cdf(y[:, None], np.asarray(fit.prior.mean(theta, x, frame)).T, theta).T
     relative = _relative_efficiency(fit)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", UserWarning)  # k-hat is in the table
         pointwise = arviz_stats.loo(data, pointwise=True, reff=relative)
     likelihood = likelihood.reshape(-1, fit.curve.x.size)
-    pit, k_hat = np.empty(fit.curve.x.size), np.array(pointwise.pareto_k, dtype=float)
+    pit = np.empty(fit.curve.x.size)
+    elpd, k_hat = (np.array(part, dtype=float) for part in (pointwise.elpd_i, pointwise.pareto_k))
     for i in range(pit.size):
-        if vanishes(-likelihood[:, i]):
-            k_hat[i] = np.inf
-        log_weight = np.asarray(array_stats.psislw(likelihood[:, i], relative)[0])  # it wants minus the log ratio
+        if vanishes(-likelihood[:, i]):  # one draw has all the weight, and nothing can be smoothed
+            log_weight = -likelihood[:, i]
+            k_hat[i], elpd[i] = np.inf, np.log(log_weight.size) - np.logaddexp.reduce(log_weight)
+        else:
+            log_weight = np.asarray(array_stats.psislw(likelihood[:, i], relative)[0])  # it wants minus the log ratio
         weight = np.exp(log_weight - np.logaddexp.reduce(log_weight))
         pit[i] = np.clip(np.sum(weight * below[:, i]), 0.0, 1.0)
-    return {"elpd": np.asarray(pointwise.elpd_i), "pit": pit, "k_hat": k_hat}
+    return {"elpd": elpd, "pit": pit, "k_hat": k_hat}
 
 
 def _relative_efficiency(fit: Fit) -> float:

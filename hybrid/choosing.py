@@ -36,9 +36,8 @@ def next_points(
     log y where the prior's noise is multiplicative: it is then the same everywhere, so that what is not known of the curve
     decides. Each further one is where the curve is known least once those before are measured, their noise included, by the
     rank correlations of joint curves (`Fit.sample`) in Gaussian approximation: of two neighbours that tell the same the
-    second counts for less. The noise is taken to be the least predictive variance at all candidates and observed points. A
-    network's joint curves know neighbours only roughly: where candidates are a few percent apart those after the first depend
-    on the seed, so give candidates as far apart as you would measure.
+    second counts for less. A network's joint curves know neighbours only roughly: where candidates are a few percent apart
+    those after the first depend on the seed, so give candidates as far apart as you would measure.
 
     Parameters
     ----------
@@ -92,7 +91,10 @@ def next_points(
     fitted = fit(curve, prior, engine, horizon, y_scale, seed, progress, **options)
     if fitted.status != "ok":
         warnings.warn(fitted.verdict, stacklevel=2)
-    sd = spread(fitted, fitted.positions(x, "candidates"))
+    at = fitted.positions(x, "candidates")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said a line above
+        sd = spread(fitted, at)
     if not np.all(np.isfinite(sd)):
         raise InvalidArgumentError(f"the predictive variance is not finite at all candidates: {fitted.verdict}")
     if k == 1:
@@ -101,9 +103,8 @@ def next_points(
     ranks = np.argsort(np.argsort(draws, axis=0, kind="stable"), axis=0)
     correlation = 2.0 * np.sin(np.pi / 6.0 * np.corrcoef(ranks, rowvar=False))  # that of a normal with such rank correlations
     covariance = np.nan_to_num(correlation) * np.outer(sd, sd)
-    noise = min(float(np.min(sd)), float(np.min(spread(fitted, curve.x)))) ** 2  # it is no larger than what is least
-    np.fill_diagonal(covariance, np.square(sd) - noise)
-    return x[_greedy(covariance, noise, k)]
+    np.fill_diagonal(covariance, np.square(sd))
+    return x[_greedy(covariance, k)]
 
 
 def spread(fitted: Fit, x: np.ndarray) -> np.ndarray:
@@ -124,15 +125,18 @@ def _candidates(candidates: Array) -> np.ndarray:
     return x
 
 
-def _greedy(covariance: Array, noise: float, k: int) -> list[int]:
-    """Indices by what is not known of the curve, whose covariance is (n, n), given noisy measurements at those before."""
+def _greedy(covariance: Array, k: int) -> list[int]:
+    """Indices by what is not known of y, whose covariance is (n, n), given measurements at those before.
+
+    Noise that is the same everywhere adds the same to what is not known at each position: it does not choose.
+    """
     left, chosen = covariance, list[int]()
     for _ in range(k):
         score = np.diag(left).copy()
         score[chosen] = -np.inf
         pick = int(np.argmax(score))
         chosen.append(pick)
-        total = max(left[pick, pick] + noise, LEAST_SHARE * covariance[pick, pick])
+        total = max(left[pick, pick], LEAST_SHARE * covariance[pick, pick])
         if total > 0.0:
             left = left - np.outer(left[:, pick], left[pick]) / total
     return chosen

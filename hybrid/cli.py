@@ -18,7 +18,7 @@ from hybrid.benchmark_command import benchmark_command
 from hybrid.calibration_commands import calibrate_command, report_command
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, HybridError, InvalidArgumentError
 from hybrid.models.files import replacing
-from hybrid.output import check_output, format_table
+from hybrid.output import check_output, format_table, warnings_in_a_line
 
 if TYPE_CHECKING:
     from hybrid.amortized.design import Design
@@ -128,7 +128,8 @@ class _Request:
             return load_example(self.source.removeprefix(EXAMPLE), holdout=self.holdout)
         from hybrid.reading import read_csv
 
-        curve = read_csv(self.source, x=self.x_column, y=self.y_column, curve=self.curve_name)
+        with warnings_in_a_line():
+            curve = read_csv(self.source, x=self.x_column, y=self.y_column, curve=self.curve_name)
         return curve.hold_out(self.holdout) if self.holdout else curve
 
 
@@ -216,7 +217,7 @@ def _forecast(fit: Fit, xs: Sequence[float], observed: Sequence[float | None], t
     if held_out:
         header += ["held out", "in 90 %"]
     if threshold is not None:
-        header.append(f"P(y < {threshold:g})")
+        header.append(f"P(y < {threshold:g})" + (", noise alone" if noise else ""))
     rows = []
     for i, (x, (low90, low50, median, high50, high90)) in enumerate(zip(xs, quantiles, strict=True)):
         row = [_number(x), _number(median)]

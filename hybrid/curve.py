@@ -23,6 +23,14 @@ def _check_values(x: np.ndarray, y: np.ndarray, names: tuple[str, str]) -> None:
             raise InvalidCurveError(f"{name}[{i}] = {value:g}: {remedy(value, name.startswith('x'))}")
 
 
+def _are_shifted(x: Any, y: Any) -> bool:
+    """Whether both have an index, as pandas Series do, and the two differ."""
+    first, second = getattr(x, "index", None), getattr(y, "index", None)
+    if first is None or second is None or not (hasattr(first, "equals") and hasattr(second, "equals")):
+        return False
+    return not first.equals(second)
+
+
 def remedy(value: float, is_scale: bool) -> str:
     """What to do about a value that a curve cannot have, as x where it is the scale, else as y; "" where it can."""
     if not np.isfinite(value):
@@ -96,8 +104,14 @@ class Curve:
 
     def _set_points(self, x_name: str, y_name: str) -> np.ndarray:
         """Check one pair of fields and replace them by sorted arrays that cannot be written to; returns x."""
-        x, y = (as_floats(getattr(self, name), name, InvalidCurveError) for name in (x_name, y_name))
+        given = getattr(self, x_name), getattr(self, y_name)
+        x, y = (as_floats(values, name, InvalidCurveError) for values, name in zip(given, (x_name, y_name), strict=True))
         _check_values(x, y, (x_name, y_name))
+        if _are_shifted(*given):
+            raise InvalidCurveError(
+                f"{x_name} and {y_name} are Series of different index: align them, or pass {x_name}.to_numpy() and "
+                f"{y_name}.to_numpy() if they go together in this order"
+            )
         order = np.argsort(x, kind="stable")
         for name, values in ((x_name, x[order]), (y_name, y[order])):
             values.flags.writeable = False

@@ -104,6 +104,8 @@ def _scales(curve: Curve, horizon: Any, y_scale: Any) -> tuple[float, float]:
 
 def _per_curve(value: Any, n: int, name: str) -> list[Any]:
     """One value for each curve, from one value for all or a sequence of them."""
+    if isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{name} must be one value, or a list with one per curve in their order, not a mapping")
     if value is None or np.ndim(value) == 0:
         return [value] * n
     values: list[Any] = np.asarray(value, dtype=object).tolist()
@@ -233,8 +235,14 @@ def fit_many(
     engine = resolve_engine(prior, engine, options)
     seed = as_integer(seed, "seed", 0, 2**32 - 1)
     horizons, y_scales = _per_curve(horizon, len(curves), "horizon"), _per_curve(y_scale, len(curves), "y_scale")
-    scales = [_scales(*each) for each in zip(curves, horizons, y_scales, strict=True)]
-    frames = [frame_of(prior, curve, *each) for curve, each in zip(curves, scales, strict=True)]
+    scales, frames = [], []
+    for i, (curve, *given) in enumerate(zip(curves, horizons, y_scales, strict=True)):
+        try:
+            scales.append(_scales(curve, *given))
+            frames.append(frame_of(prior, curve, *scales[-1]))
+        except InvalidArgumentError as error:
+            which = f"curve {i}" if curve.name is None else f"curve {i} ({curve.name})"
+            raise InvalidArgumentError(f"{which}: {error}" if len(curves) > 1 else str(error)) from None
     problems = [Problem(frame.x_to(c.x), c.y / frame.y_scale, frame) for c, frame in zip(curves, frames, strict=True)]
     if engine == "auto":
         return _fit_auto(curves, prior, problems, scales, seed, progress, options)

@@ -4,6 +4,8 @@ import contextlib
 import html
 import logging
 import re
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,16 @@ def quiet(name: str, level: int) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Warnings of the block are written to stderr as a command says things, without a place in the source."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for warning in said:
+        print(f"Warning: {warning.message}", file=sys.stderr)
 
 
 def check_output(path: Path | None, formats: Sequence[str]) -> None:

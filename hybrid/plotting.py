@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,12 +35,13 @@ MANY = 200  # points of a context, beyond which they are drawn faintly, and belo
 _GRID_POINTS = 128
 _FARTHEST = 1e100  # y beyond which an axis does not follow
 _LOG_X_DECADES = 1.3
-ROOM = 0.14  # of the width of a plot, which the word "observed" takes
+ROOM, HIGH = 0.14, 0.09  # of the width and height of a plot, which the word "observed" takes
 _USUAL = (1e-3, 1e5)  # sizes of numbers that are written out
 _LOG_Y_RATIO = 3.0
 _WIDTH_INCHES = 5.0  # where axes belong to no figure
 _LETTER_INCHES = 0.068  # width of a letter of the legend, on average
 _TITLE_LETTER_INCHES = 0.078
+SHORTEST_LINE = 20  # letters
 
 
 class _Band(NamedTuple):
@@ -188,28 +190,33 @@ def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -
     ax.grid(True, color="#E6E6E6", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    _mark_last(ax, curve, bands[0])
+    _mark_last(ax, bands[0], float(np.max(curve.x)), np.append(curve.x, held_x), np.append(curve.y, held_y))
 
 
-def _mark_last(ax: Axes, curve: Any, band: _Band) -> None:
-    """A vertical line at the last context x, labelled on the side of the axes that the curve leaves free."""
-    last = float(np.max(curve.x))
+def _mark_last(ax: Axes, band: _Band, last: float, x: Array, y: Array) -> None:
+    """A vertical line at the last context x, with a word on either side at that end of it where no point (x, y) lies."""
     ax.axvline(last, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
     level = float(np.interp(last, band.x, band.median))
-    height = float(ax.transAxes.inverted().transform(ax.transData.transform((last, level)))[1])
-    at_top = height < 0.6
-    style: dict[str, Any] = {
-        "xycoords": ax.get_xaxis_transform(),
-        "textcoords": "offset points",
-        "va": "top" if at_top else "bottom",
-        "fontsize": "small",
-        "color": MUTED,
-    }
-    edge = (last, 0.985 if at_top else 0.015)
-    if ax.transAxes.inverted().transform(ax.transData.transform((last, level)))[0] > ROOM:
-        ax.annotate("observed", edge, (-5, 0), ha="right", **style)
-    if band.x[-1] > last:
-        ax.annotate("forecast", edge, (5, 0), ha="left", **style)
+    places = ax.transAxes.inverted().transform(ax.transData.transform(np.array([[last, level], *zip(x, y, strict=True)])))
+    (edge, height), points = places[0], places[1:]
+    ends = (1.0, 0.0) if height < 0.6 else (0.0, 1.0)
+    for word, side in (("observed", -1), ("forecast", 1)):
+        if (side < 0 and edge <= ROOM) or (side > 0 and band.x[-1] <= last):
+            continue
+        beside = points[(side * (points[:, 0] - edge) > -0.01) & (side * (points[:, 0] - edge) < ROOM)]
+        free = [end for end in ends if not np.any(np.abs(beside[:, 1] - end) < HIGH)]
+        if free:
+            ax.annotate(
+                word,
+                (last, 0.985 if free[0] else 0.015),
+                (5 * side, 0),
+                ha="left" if side > 0 else "right",
+                va="top" if free[0] else "bottom",
+                xycoords=ax.get_xaxis_transform(),
+                textcoords="offset points",
+                fontsize="small",
+                color=MUTED,
+            )
 
 
 def _held_out(fit: Fit, x_max: float | None) -> tuple[Array, Array]:
@@ -261,7 +268,8 @@ def _header(ax: Axes, name: str | None, title: str, colour: str) -> None:
             handle.set_alpha(1.0)  # many points are faint each
     if name:
         fits_in_a_line = (len(name) + len(title) + 2) * _TITLE_LETTER_INCHES <= width
-        title = f"{name}: {title}" if fits_in_a_line else f"{name}\n{title}"
+        wrapped = textwrap.fill(name, max(int(width / _TITLE_LETTER_INCHES), SHORTEST_LINE))
+        title = f"{name}: {title}" if fits_in_a_line else f"{wrapped}\n{title}"
     ax.set_title(as_label(title), loc="left", pad=8 + 14 * rows, fontsize="medium", color=colour)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hybrid.curve import Curve
 from hybrid.models.errors import UnknownNameError
-from hybrid.reading import read_curves, read_table
+from hybrid.reading import curves_of, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ def _read() -> tuple[dict[str, Curve], dict[str, dict[str, str]]]:
     resource = importlib.resources.files("hybrid").joinpath("data", "published.csv")
     with importlib.resources.as_file(resource) as path:
         about = {row["curve"]: {key: row[key] for key in _ABOUT} for _, row in read_table(path)[1]}
-        return read_curves(path), about
+        return curves_of(path), about
 
 
 def examples() -> "pd.DataFrame":

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,12 +78,18 @@ def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[Row]]:
     if len(rows) < 2:
         raise FileFormatError(f"{path} has no rows: give a header line and one line per point")
     columns = [cell.strip() for cell in rows[0][1]]
+    if columns.count("") > 1:  # one is what pandas makes of an index
+        raise FileFormatError(
+            f"{path} has {columns.count('')} columns without a name: remove them, as commas at the end of its lines make them"
+        )
     if len(set(columns)) != len(columns):
         raise FileFormatError(f"{path} names a column twice in its header: {', '.join(columns)}")
     for line, row in rows[1:]:
         if len(row) != len(columns):
             if len(columns) == 1 and columns[0].startswith("#"):
                 hint = "; the first line must be the header: leave the comment out"
+            elif len(row) == len(columns) + 1 and not row[-1].strip():
+                hint = "; remove the comma at its end"
             elif len(columns) == 1 or len(row) > len(columns):
                 hint = "; separate columns by commas and write decimals with points"
             else:
@@ -102,7 +109,9 @@ def _number(path: str | os.PathLike[str], line: int, column: str, cell: str, is_
     try:
         number = float(cell)
     except ValueError:
-        raise InvalidCurveError(f"{path}, line {line}: {column} = {cell!r} is not a number: correct or remove it") from None
+        raise InvalidCurveError(
+            f"{path}, line {line}: {column} = {cell!r} is not a number, such as 1500 or 1.5e3: correct or remove it"
+        ) from None
     if problem := remedy(number, is_scale):
         raise InvalidCurveError(f"{path}, line {line}: {column} = {cell.strip()}: {problem}")
     return number
@@ -139,11 +148,27 @@ def _grouped(columns: list[str], rows: list[Row]) -> dict[str, list[Row]]:
     named: dict[str, tuple[str, ...]] = {}
     for line, row in rows:
         parts = tuple(row[c].strip() for c in ("domain", "curve") if c in columns)
+        if not parts[-1]:
+            raise InvalidCurveError(f"line {line} does not name its curve: repeat the name in every row")
         key = "/".join(parts)
         if named.setdefault(key, parts) != parts:
             raise InvalidCurveError(f"two curves would both be called {key!r} (line {line}): rename the domain or curve of one")
         groups.setdefault(key, []).append((line, row))
     return groups
+
+
+def _tell_repeats(path: str | os.PathLike[str], curves: list[Curve]) -> None:
+    repeated = {c.name: len(c.x) - len(set(zip(c.x.tolist(), c.y.tolist(), strict=True))) for c in curves}
+    count = sum(repeated.values())
+    if count:
+        named = [name for name, number in repeated.items() if number and name is not None]
+        of = f" (of {_some(named, 3)})" if named else ""
+        rows, repeat = ("row", "repeats") if count == 1 else ("rows", "repeat")
+        warnings.warn(
+            f"{path}: {count} {rows}{of} {repeat} the x and y of another exactly, and each counts as a measurement that agrees "
+            "with it: remove what was written twice",
+            stacklevel=3,
+        )
 
 
 def _some(names: list[str], most: int = 20) -> str:
@@ -172,7 +197,19 @@ def read_csv(path: str | os.PathLike[str], x: str = "x", y: str = "y", curve: st
         If the file is missing, is not a table, or lacks a column.
     InvalidCurveError
         If a cell is not a number, the points cannot be used, or it is unclear which curve is meant.
+
+    Warns
+    -----
+    UserWarning
+        If rows repeat others exactly: each counts as a measurement of its own, and the posterior grows narrower.
     """
+    found = _one_of(path, x, y, curve)
+    _tell_repeats(path, [found])
+    return found
+
+
+def _one_of(path: str | os.PathLike[str], x: str, y: str, curve: str | None) -> Curve:
+    """The curve that `read_csv` reads."""
     columns, rows = read_table(path)
     _require(path, columns, (x, y))
     if x == y:
@@ -209,7 +246,19 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
     ------
     FileFormatError, InvalidCurveError
         As `read_csv`; the message names the line, or the curve.
+
+    Warns
+    -----
+    UserWarning
+        As `read_csv`.
     """
+    found = curves_of(path)
+    _tell_repeats(path, list(found.values()))
+    return found
+
+
+def curves_of(path: str | os.PathLike[str]) -> dict[str, Curve]:
+    """What `read_curves` gives, without a word on rows that repeat others."""
     columns, rows = read_table(path)
     _require(path, columns, ("curve", "x", "y"))
     return {key: _curve(path, group, "x", "y", key) for key, group in _grouped(columns, rows).items()}

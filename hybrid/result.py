@@ -42,8 +42,8 @@ BEYOND = (
     "prior allows it"
 )
 UNDEFINED = (
-    "the forecast is NaN from x = {:.4g} on, where the curve of some draw is none: ask for nearer x, or fit a law that is "
-    "defined and above 0 there"
+    "the forecast is NaN at x = {}, where the curve of some draw is none: ask for x nearer to the context, or fit a law that "
+    "is defined and above 0 there"
 )
 EDGE = 1e-9  # relative rounding that a position at the edge of the coordinates may carry
 
@@ -328,6 +328,8 @@ class Fit:
     def prob_below(self, x_new: Array, threshold: Array) -> xr.DataArray:
         """P(y < threshold | x, context) at each x_new, for an observation y with its noise.
 
+        Of a point estimate it is about the noise alone: what is unknown of the parameters is left out.
+
         Parameters
         ----------
         x_new
@@ -438,7 +440,9 @@ class Fit:
 
 def _tell_undefined(x: np.ndarray, values: np.ndarray) -> None:
     if np.isnan(values).any():
-        warnings.warn(UNDEFINED.format(x[np.isnan(values)].min()), stacklevel=4)
+        without = np.unique(x[np.isnan(values)])
+        least, most = f"{without[0]:.4g}", f"{without[-1]:.4g}"
+        warnings.warn(UNDEFINED.format(least if without.size == 1 else f"{least} to {most}"), stacklevel=4)
 
 
 def _finite(values: Array, x: np.ndarray, name: str) -> np.ndarray:

@@ -290,9 +290,10 @@ def _reasons(problem: Problem, count: int, finite: bool, converged: bool, max_st
             f"Least squares did not converge in {max_steps} steps; raise max_steps, or take a law with fewer parameters."
         )
     distinct = np.unique(problem.x).size
-    if distinct <= count:
+    if distinct < count or problem.x.size <= count:
+        given = f"{problem.x.size} points at {distinct} distinct x"
         reasons.append(
-            f"{distinct} distinct x cannot fix {count} parameters and the noise; add points, take a law with fewer parameters, "
+            f"{given} cannot fix {count} parameters and the noise; add points, take a law with fewer parameters, "
             'or use engine="nuts", which lets the prior fill in.'
         )
     return tuple(reasons)
@@ -330,7 +331,8 @@ def run_least_squares(
         One per problem, in order. Draws have shape (1, 1); `sigma` is sqrt(RSS / max(n - p, 1)) for p parameters of the law,
         with residuals of log y for log-normal noise and of y for additive noise. A parameter at a bound of its support is
         no error. `status` is "needs_review" where the search did not converge, no start was finite, the context has no more
-        distinct x than the law has parameters, or the residuals follow one another or a line (`hybrid.models.residuals`).
+        points than the law has parameters or fewer distinct x, or the residuals follow one another or a line
+        (`hybrid.models.residuals`).
         `info`: method, rss (of log y), n, n_parameters, starts, and starts_agreeing, the starts that ended within 1 % of the
         least rss on the thinned context.
 

@@ -64,12 +64,21 @@ def _scores(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> Array
     return found[np.all(np.isfinite(found), axis=1)]
 
 
-def _some_scores(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> Array:
-    """The scores of some of the draws, evenly spaced, of any shape."""
+def _some(draws: Mapping[str, Array]) -> dict[str, Array]:
+    """Some of the draws, evenly spaced, from draws of any shape."""
     flat = {name: np.ravel(value) for name, value in draws.items()}
     size = next(iter(flat.values())).size
     rows = np.linspace(0, size - 1, min(CHECKED, size)).astype(int)
-    return _scores(prior, {name: value[rows] for name, value in flat.items()}, problem)
+    return {name: value[rows] for name, value in flat.items()}
+
+
+def _likeliest(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> dict[str, Array]:
+    """Of draws (n,) the one under which the data are likeliest, shape (1,)."""
+    with np.errstate(all="ignore"):
+        level = prior.mean(theta, problem.x, problem.frame)
+        each = prior.noise.log_prob(problem.y, level, {name: value[:, None] for name, value in theta.items()}).sum(-1)
+    best = int(np.argmax(np.where(np.isfinite(each), each, -np.inf)))
+    return {name: value[best : best + 1] for name, value in theta.items()}
 
 
 def _probability(of: Callable[[Array], float], observed: Array) -> float:
@@ -114,26 +123,27 @@ def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Proble
     A probability, over the draws whose curve is a number, NaN where there is none; 1 where there are fewer than four different
     x, too few to tell.
     """
-    return _probability(_follow, _some_scores(prior, draws, problem))
+    return _probability(_follow, _scores(prior, _some(draws), problem))
 
 
 def trend_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> float:
-    """Posterior predictive probability that replicated residuals keep to a line as much as the observed ones do.
+    """Probability that independent residuals keep to a line as much as those of the likeliest draw do.
 
     The discrepancy is the share of the scores' sum of squares that a line in the order of x takes, which is distributed as
     Beta(1/2, (n - 1)/2) for n scores that are independent standard normal variables. A law that follows a curve leaves no
     trend. One that cannot, as a law that only falls cannot follow what rises, leaves nothing else, and from five points on
-    that is seen.
+    that is seen: under the draw that comes nearest to the data, as the average over draws that miss them by more would hide it.
 
-    Parameters and return value are those of `follow_probability`.
+    Parameters and return value are those of `follow_probability`, but for the average: the probability is that of one draw.
     """
-    return _probability(_trend, _some_scores(prior, draws, problem))
+    return _probability(_trend, _scores(prior, _likeliest(prior, _some(draws), problem), problem))
 
 
 def checked(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> tuple[dict[str, float], tuple[str, ...]]:
     """Both probabilities by name, and what is to be said of the curve; the parameters are those of `follow_probability`."""
-    observed = _some_scores(prior, draws, problem)
-    follow, trend = _probability(_follow, observed), _probability(_trend, observed)
+    some = _some(draws)
+    follow = _probability(_follow, _scores(prior, some, problem))
+    trend = _probability(_trend, _scores(prior, _likeliest(prior, some, problem), problem))
     return {"follow_probability": follow, "trend_probability": trend}, remarks(follow < MIN_FOLLOW, trend, problem)
 
 

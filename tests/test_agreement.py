@@ -10,7 +10,7 @@ from scipy import stats
 
 import hybrid
 from hybrid.amortized.importance import pareto_k
-from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_differences, cdf_distance, quantile_crps
+from hybrid.diagnostics.agreement import LEVELS, c2st, cdf_differences, cdf_distance, quantile_crps, wasserstein
 
 
 def test_crps_from_quantiles_is_that_of_the_normal() -> None:
@@ -151,3 +151,21 @@ def test_largest_difference_of_cdfs_is_that_of_kolmogorov_and_smirnov() -> None:
 def test_draws_that_both_hold_are_no_difference() -> None:
     fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
     assert hybrid.agreement(fit, fit).c2st == 0.5
+
+
+def test_wasserstein_is_the_mean_distance_of_the_quantiles() -> None:
+    one, other = (stats.norm.ppf(LEVELS, 3.0, sd)[:, None] for sd in (1.0, 2.0))
+    np.testing.assert_allclose(wasserstein(one, other), np.sqrt(2.0 / np.pi), rtol=0.02)
+    np.testing.assert_allclose(wasserstein(one, other + 50.0), 50.0, rtol=1e-9)
+
+
+def test_figures_of_an_agreement_are_of_the_second_over_the_first() -> None:
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
+    table = hybrid.agreement(fit, altered(fit, lambda v: 2.0 * v + np.log(1.1))).table
+    quantiles = fit.predictive.quantile(table.index.to_numpy(), LEVELS)
+    low, middle, high = fit.predictive.quantile(table.index.to_numpy(), [0.05, 0.5, 0.95])
+    np.testing.assert_allclose(table["x_ratio"], table.index / fit.curve.x[-1])
+    np.testing.assert_allclose(table["median"], 1.1, rtol=1e-6)
+    np.testing.assert_allclose(table["width"], 1.1 * (high**2 - low**2) / middle / (high - low), rtol=1e-6)
+    apart = np.abs(1.1 * quantiles**2 / middle - quantiles).mean(0)
+    np.testing.assert_allclose(table["wasserstein"], apart / quantiles.std(0), rtol=1e-6)

@@ -20,6 +20,7 @@ import hybrid
 from hybrid import benchmark_methods, benchmarking, nslpfn_data
 from hybrid.benchmark_cases import Case, read_cases
 from hybrid.benchmark_methods import Method, Record, as_method, run_method
+from hybrid.benchmark_scores import MEANS, summarise
 from hybrid.cli import main
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError
 
@@ -72,6 +73,8 @@ def test_scores_of_a_curve_by_hand(data: Path) -> None:
         assert_allclose(row["in_90"], np.mean((low <= y) & (y <= high)))
         assert_allclose(row["width_90"], np.mean((high - low) / y), rtol=1e-6)
         assert_allclose(row["width_50"], np.mean((upper - lower) / y), rtol=1e-6)
+        outside = np.maximum(low - y, 0.0) + np.maximum(y - high, 0.0)
+        assert_allclose(row["interval_score_90"], np.mean(high - low + 20.0 * outside) / unit, rtol=1e-6)
         levels = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
         inside = [np.mean(abs(2 * fit.prob_below(x, y).to_numpy() - 1) <= q) for q in levels]
         assert_allclose(row["msce"], np.mean((inside - levels) ** 2))
@@ -465,3 +468,28 @@ def test_python_refuses_what_is_no_method() -> None:
     for methods in ([], [3], [("pfn",)], [("least_squares", 3)]):
         with pytest.raises(InvalidArgumentError):
             hybrid.benchmark(methods=methods, progress=False)  # type: ignore[arg-type]
+
+
+def test_the_error_of_pooled_calibration_weighs_curves_by_their_points() -> None:
+    """Of two groups one is a single point: what is drawn of both is as good as the other alone, in 3 of 4 replicates."""
+    levels = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    rows = [
+        {"method": "m", "domain": "LM", "group": group, "curve": group, "status": "ok", "points": points}
+        | dict.fromkeys(MEANS, 0.1)
+        | {f"coverage_{q:g}": covered * q for q in levels}
+        for group, points, covered in (("a", 1, 0.0), ("b", 10**6, 1.0))
+    ]
+    (row,) = summarise(pd.DataFrame(rows)).to_dict("records")
+    worst = np.mean(np.square(levels))
+    assert row["msce_pooled"] == pytest.approx(0.0, abs=1e-6)
+    assert row["msce_pooled_se"] == pytest.approx(worst * np.sqrt(2 * 3 / 16), rel=0.05)
+
+
+@pytest.mark.parametrize(("method", "published"), [("pfn:nslpfn", True), ("pfn:m4", False)])
+def test_fits_are_about_the_last_target_on_the_scale_of_their_prior(data: Path, method: str, published: bool) -> None:
+    cases = [case for case in read_cases(data) if case.name in ("bird/ViT-1", "small")]
+    for fit, case in zip(as_method(method).fit(cases, 0), cases, strict=True):
+        assert fit.horizon == case.horizon == case.curve.x_target[-1]
+        largest = float(case.curve.y.max())
+        assert case.unit == (1.0 if case.domain == "IC" else largest)
+        assert fit.y_scale == (case.unit if published else largest)

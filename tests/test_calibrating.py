@@ -159,6 +159,13 @@ def test_curves_that_did_not_converge_are_left_out_and_counted(monkeypatch: pyte
     assert found.curves == 48
     assert found.data.attrs["needs_review"] == pytest.approx(0.25)
     assert "25.0 % more left out as needs_review" in found.verdict
+    simulated = simulate(VAGUE, 64, DESIGN, 0)
+    kept = np.arange(64) % 4 > 0
+    last = np.array([problem.y[-1] for problem in simulated.problems])
+    np.testing.assert_allclose(found.data["features"]["the last observed y"], last[kept])
+    np.testing.assert_allclose(found.data["truth"]["sigma"], np.log(simulated.theta["sigma"][kept]))
+    *_, spaced = sbc._exact(VAGUE, simulated, None, 1, False)
+    np.testing.assert_array_equal(spaced, np.minimum(np.linspace(20, 500, 64), 200).astype(int))  # as many as are independent
 
 
 def test_draws_are_kept_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

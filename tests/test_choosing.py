@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
+from scipy import stats
 
 import hybrid
 from hybrid import choosing
@@ -70,7 +72,7 @@ def test_greedy_is_sequential_conditioning(noise: float) -> None:
     rng = np.random.default_rng(0)
     root = rng.normal(size=(8, 8))
     covariance = root @ root.T
-    chosen = _greedy(covariance, noise, 8)
+    chosen = _greedy(covariance + noise * np.eye(8), 8)
     assert sorted(chosen) == list(range(8))
     for n in range(8):
         known, rest = chosen[:n], chosen[n:]
@@ -81,8 +83,8 @@ def test_greedy_is_sequential_conditioning(noise: float) -> None:
 
 def test_points_that_tell_nothing_new_are_still_given() -> None:
     sd = np.array([1.0, 3.0, 2.0])
-    assert sorted(_greedy(np.outer(sd, sd), 0.0, 3)) == [0, 1, 2]
-    assert sorted(_greedy(np.zeros((3, 3)), 0.0, 3)) == [0, 1, 2]
+    assert sorted(_greedy(np.outer(sd, sd), 3)) == [0, 1, 2]
+    assert sorted(_greedy(np.zeros((3, 3)), 3)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -111,3 +113,32 @@ def test_takes_a_curve() -> None:
 def test_a_point_estimate_cannot_choose() -> None:
     with pytest.raises(hybrid.HybridError, match="a point estimate does not say where it is uncertain"):
         hybrid.next_points(CURVE, CANDIDATES, engine="least_squares")
+
+
+class Known:
+    """A fit whose forecasts are normal around 10, with these sds and correlations at the candidates 1, 2, 3."""
+
+    status, prior, curve = "ok", None, CURVE
+    sd = np.array([1.0, 0.9, 0.424])
+
+    def positions(self, x: np.ndarray, name: str) -> np.ndarray:
+        return x
+
+    def predict(self, x: np.ndarray, levels: list[float]) -> xr.Dataset:
+        sd = self.sd if x.size == 3 else np.full(x.size, 0.316)  # where it is observed
+        values = 10.0 + stats.norm.ppf(levels)[:, None] * sd
+        return xr.Dataset({"quantiles": (("quantile", "x"), values)})
+
+    def sample(self, x: np.ndarray, draws: int, progress: bool) -> xr.DataArray:
+        one, other, third = np.random.default_rng(0).standard_normal((3, draws))
+        return xr.DataArray(np.stack([one, 0.9 * one + np.sqrt(0.19) * other, third], 1), dims=("draw", "x"))
+
+
+def test_what_a_neighbour_tells_of_the_next_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the first the second has a variance of .81 - .656, and the third keeps its .18."""
+    monkeypatch.setattr(choosing, "fit", lambda *_: Known())
+    assert hybrid.next_points(CURVE, [1.0, 2.0, 3.0], 2).tolist() == [1.0, 3.0]
+
+
+def test_spread_is_of_y_where_noise_is_additive() -> None:
+    np.testing.assert_allclose(choosing.spread(Known(), np.ones(3)), Known.sd, rtol=0.03)  # type: ignore[arg-type]

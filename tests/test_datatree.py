@@ -1,5 +1,6 @@
 """The DataTree: ArviZ runs on it as it is, and it survives the way to a file and back."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,8 @@ def test_summary(fit: Fit) -> None:
     assert table.loc["sigma", "r_hat"] == pytest.approx(1, abs=0.02)
     assert table.loc["y_ratio", "sd"] == pytest.approx(SPREAD["y_ratio"], rel=0.1)
     assert table.loc["c", "ess_bulk"] > 500
+    draws = fit.data["posterior"]["alpha"]
+    np.testing.assert_allclose(table.loc["alpha", ["q5", "q50", "q95"]].astype(float), np.quantile(draws, [0.05, 0.5, 0.95]))
     point = make_fit(result=make_result(1, 1), engine="least_squares").summary()
     assert list(point.columns) == ["value"]
     assert point.loc["y_first", "value"] == make_result(1, 1).draws["y_first"].item()
@@ -211,3 +214,20 @@ def test_a_users_own_law_is_passed_to_load_fit(tmp_path: Path) -> None:
     assert hybrid.load_fit(tmp_path / "fit.nc", law=Exponential()) == fit
     with pytest.raises(FileFormatError, match="law="):
         hybrid.load_fit(tmp_path / "fit.nc")
+
+
+def test_replicates_follow_the_seed_of_the_fit() -> None:
+    one, same, other = (make_fit(seed=seed).data["posterior_predictive"]["y"].to_numpy() for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.any(one == other)
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning", "ignore::RuntimeWarning")
+def test_a_point_that_the_draws_cannot_leave_out_has_an_infinite_k_hat() -> None:
+    """Of weights that are all but 0 beside the largest ArviZ's own k-hat is small."""
+    curve = make_curve()
+    y = curve.y.copy()
+    y[3] *= 5.0
+    with pytest.warns(UserWarning, match=f"at x = .*{curve.x[3]:.6g}".replace("+", "[+]")):
+        found = hybrid.loo(make_fit(curve=dataclasses.replace(curve, y=y)))
+    assert found["k_hat"].iloc[3] == np.inf

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -213,3 +214,12 @@ def test_unusable_designs_are_refused(change: dict[str, object]) -> None:
             dataclasses.replace(Design(), **wide)
     with pytest.raises(InvalidArgumentError, match="batch"):
         draw(Design(), 0)
+
+
+def test_targets_beyond_the_context_are_even_in_a_power_of_x() -> None:
+    """With power ~ U(0, 1) and a horizon of 100 a share log(11/2) / log(10) lies beyond 10, .74; even in log x it were half."""
+    design = Design(targets=64, horizon=(100.0, 100.0), interpolated=0.0)
+    x = design.sample(4000, torch.Generator().manual_seed(0)).x_target
+    assert float((x > 10.0).double().mean()) == pytest.approx(math.log(5.5) / math.log(10.0), abs=0.01)
+    assert 1.0 <= float(x.min()) < 1.1
+    assert 95.0 < float(x.max()) <= 100.0 * (1 + 1e-9)

@@ -148,3 +148,12 @@ def test_a_prior_without_a_flow_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="parameter flow"):
         train_prior("nsl", "small", tmp_path, device="cpu", progress=False, futures=4)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parameters_whose_density_rounds_to_nought_keep_their_own_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They made the context: whatever rounding says, weights are numbers, and there is a target."""
+    model = build_model(get_prior("m2"), SETTINGS).eval()
+    curves, summary, described = drawn(model, 4, 1)
+    monkeypatch.setattr(head_of(model), "log_joint", lambda theta, *_: torch.full_like(theta["sigma"], -torch.inf))
+    weight = futures(head_of(model), curves, summary, described, 5, torch.Generator().manual_seed(2))[1]
+    torch.testing.assert_close(weight[0], torch.ones(4, dtype=torch.float64))

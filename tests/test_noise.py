@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy import integrate
+from scipy import integrate, stats
 
 from hybrid.models.errors import UnknownNameError
 from hybrid.models.noise import NOISES, Noise, get_noise
@@ -109,3 +109,14 @@ def test_a_curve_that_underflows_to_0_stays_there(noise: Noise) -> None:
     np.testing.assert_array_equal(noise.cdf(y, np.array(0.0), theta), [0.0, 0.0, 1.0, 1.0, 1.0])
     np.testing.assert_array_equal(noise.cdf(y[:3], np.array(1.0), theta), [0.0, 0.0, 0.0])
     assert np.isnan(noise.cdf(np.array([np.nan]), np.array(1.0), theta)).all()
+
+
+@pytest.mark.parametrize(("level", "taper"), [(1e-3, -5.0), (1e3, 5.0), (10.0, np.log(10.0))])
+def test_a_level_changes_the_noise_no_more_than_by_the_stated_factor(noise: Noise, level: float, taper: float) -> None:
+    if noise.name != "contaminated_lognormal":
+        pytest.skip("its noise does not follow the level")
+    theta = {"sigma": np.array(0.01), "noise_slope": np.array(1.0), "outliers": np.array(0.0)}
+    expected = stats.lognorm(0.01 * np.exp(taper), scale=level)
+    y = expected.ppf([0.01, 0.5, 0.9])
+    np.testing.assert_allclose(noise.cdf(y, np.array(level), theta), [0.01, 0.5, 0.9], rtol=1e-9)
+    np.testing.assert_allclose(noise.log_prob(y, np.array(level), theta), expected.logpdf(y), rtol=1e-9)

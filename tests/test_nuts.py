@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hybrid.models import convergence, jumps
+from hybrid.models import convergence, jumps, nuts
 from hybrid.models.coordinates import Frame, Ratio, get_coordinates
 from hybrid.models.distributions import Distribution
 from hybrid.models.engine import EngineResult, Problem
@@ -341,3 +342,35 @@ def test_options_of_another_kind_are_refused(option):
 
 def test_integers_of_numpy_are_integers():
     assert NutsSettings(draws=np.int64(300)) == NutsSettings(draws=300)
+
+
+def test_each_threshold_of_an_attempt_is_judged():
+    z = np.random.default_rng(0).standard_normal((4, 500, 2))
+    health, share = _health(["a", "b"], z), np.zeros((4, 500), bool)
+    assert _Attempt(z, {"diverging": share}, health, 1).good
+    share[:, :11] = True
+    attempt = _Attempt(z, {"diverging": share}, health, 1)
+    assert not attempt.good
+    (reason,) = _doubts(attempt, NutsSettings())
+    assert "2.2 % of the NUTS transitions diverged" in reason
+    for ess in ("min_ess_bulk", "min_ess_tail"):
+        attempt = _Attempt(z, {"diverging": np.zeros((4, 500), bool)}, dataclasses.replace(health, **{ess: 399.0}), 1)
+        assert not attempt.good
+        (reason,) = _doubts(attempt, NutsSettings())
+        assert "effective sample size is 399 (must be >= 400)" in reason
+
+
+def test_each_curve_has_random_numbers_of_its_own(monkeypatch):
+    keys = []
+
+    def attempt(prior, points, key, *_):
+        keys.append(np.asarray(jax.random.key_data(key)).tolist())
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(nuts, "_attempt", attempt)
+    x = np.geomspace(0.01, 1, 12)
+    one, other = get_prior("m1").sample(2, x, seed=4)["y"].values
+    for y in (one, other, one):
+        with pytest.raises(ZeroDivisionError):
+            run_nuts(get_prior("m1"), [problem(x, y)], seed=5)
+    assert keys[0] == keys[2] != keys[1]

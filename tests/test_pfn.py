@@ -121,6 +121,7 @@ def test_moved_draws_are_of_the_same_posterior(fits: dict[str, Fit], monkeypatch
     name = "m4"
     assert fits[name].pareto_k < 0.7  # so that the resampled draws are right
     monkeypatch.setattr(engine, "UNEVEN", -1.0)  # weights are never even enough
+    monkeypatch.setattr(engine, "PROPOSALS", (1,))  # so that a third of those chosen are copies before they are moved
     moved = hybrid.fit(power_law_curve(), name, "pfn", horizon=500.0, y_scale=1.0)
     one, other = (fit.data["posterior"].dataset for fit in (fits[name], moved))
     for parameter in get_prior(name).parameters:
@@ -183,6 +184,13 @@ def test_joint_curves_hang_together() -> None:
     fit = hybrid.fit(curve, "m4", "pfn", horizon=3000.0, y_scale=1.0)
     y = fit.sample([1000.0, 1500.0], 300, seed=0).to_numpy()
     assert np.corrcoef(np.log(y).T)[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("name", ["m4", "nsl"])
+def test_each_position_is_drawn_given_all_before_it(name: str) -> None:
+    """Neighbours far out move together, also where a nearer position is drawn first, which tells little of them."""
+    y = hybrid.fit(power_law_curve(6), name, "pfn", progress=False).sample([110.0, 900.0, 990.0], 500, progress=False)
+    assert stats.spearmanr(y[:, 1], y[:, 2]).statistic > 0.6
 
 
 def test_more_positions_than_are_drawn_in_turn(fits: dict[str, Fit]) -> None:
@@ -289,6 +297,15 @@ def test_seeds_and_number_of_draws() -> None:
     assert first == same
     assert first.data["posterior"].sizes["draw"] == 50
     assert not np.array_equal(first.data["posterior"]["alpha"], other.data["posterior"]["alpha"])
+
+
+def test_each_curve_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(engine, "_draw_posterior", lambda *arguments: seeds.append(arguments[-1]) or 1 / 0)
+    for fit in hybrid.fit_many([power_law_curve(seed=k) for k in (0, 1, 0)], "m4", "pfn", progress=False):
+        with pytest.raises(ZeroDivisionError):
+            fit.result.draws["sigma"]
+    assert seeds[0] == seeds[2] != seeds[1]
 
 
 def test_draws_do_not_depend_on_the_place_in_a_batch() -> None:

@@ -12,7 +12,7 @@ import xarray as xr
 
 import hybrid
 from hybrid import choosing
-from hybrid.amortized import cards, release
+from hybrid.amortized import cards, engine, release
 from hybrid.amortized.sampler import sample_curves
 from hybrid.amortized.settings import design_for, preset_settings
 from hybrid.amortized.training import train
@@ -265,3 +265,12 @@ def test_a_rare_curve_without_a_value_ends_no_training(monkeypatch: pytest.Monke
     card = hybrid.train(prior, steps=3, **TINY)
     assert card is not None
     assert np.isfinite(card.content["scores"]["held_out_loss"]["value"])
+
+
+def test_draws_far_less_likely_than_a_mode_of_the_law_have_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = hybrid.load_example("cerebras_gpt_pile")
+    assert hybrid.fit(curve, "m4", "pfn", draws=200).pareto_k < 0.7
+    monkeypatch.setattr(engine, "MISSED", -1e6)  # as if the best of them were that much less likely
+    fit = hybrid.fit(curve, "m4", "pfn", draws=200)
+    assert fit.pareto_k == np.inf
+    assert not fit.is_trusted

@@ -159,3 +159,10 @@ def test_any_prior_with_a_density(name: str) -> None:
     theta, _, _ = prior.draw(20, np.linspace(0.01, 1, 5), coordinates.native_frame(np.ones(1)), 0, "torch")
     p = MixturePredictive(prior, {k: v.numpy() for k, v in theta.items()}, coordinates.frame(x, 1e21, 2.0))
     assert_allclose(p.cdf(x, p.quantile(x, [0.3])[0]), 0.3, rtol=1e-7)
+
+
+def test_fewer_curves_than_draws_are_from_all_of_them() -> None:
+    """Draws come chain by chain: the first of them would be of one chain."""
+    theta = {"y_first": np.repeat([1.0, 2.0], 200), "y_ratio": np.full(400, 0.5), "sigma": np.full(400, 1e-9)}
+    y = MixturePredictive(M1, theta, frame()).sample(X[:1], 100, seed=0)[:, 0]
+    assert 0.3 < np.mean(y > 1.5 * Y_SCALE) < 0.7

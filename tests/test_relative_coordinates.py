@@ -16,6 +16,7 @@ from hybrid.amortized.coordinates import (
     SHARED_FEATURES,
     Described,
     Tokens,
+    _wander,
     ask,
     curve_features,
     describe,
@@ -368,3 +369,15 @@ def test_order_of_repeated_measurements_does_not_matter(size: int, close: float)
     torch.testing.assert_close(pairs[..., own], base.context[..., own], rtol=1e-4, atol=1e-3)
     for name in ("loc", "scale"):
         torch.testing.assert_close(getattr(swapped, name)[..., 1], getattr(base, name)[..., 1], rtol=1e-4, atol=1e-4)
+
+
+def test_residuals_of_merged_tokens_count_by_how_precise_they_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2000, 30, dtype=torch.float64, generator=generator)
+    number = torch.randint(1, 60, (2000, 30), generator=generator).double()
+    found = _wander(noise / number.sqrt(), number)
+    torch.testing.assert_close(found, _wander(noise, torch.ones_like(number)))
+    half = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(0.975))  # of independent noise half a standard normal
+    assert float((found > half).double().mean()) == pytest.approx(0.025, abs=0.01)
+    beyond = torch.cat([noise / number.sqrt(), torch.full((2000, 5), 7.0, dtype=torch.float64)], 1)  # padding
+    torch.testing.assert_close(_wander(beyond, torch.cat([number, torch.zeros(2000, 5)], 1)), found)

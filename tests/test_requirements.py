@@ -104,7 +104,7 @@ def test_a_forecast_that_is_none_at_the_horizon_needs_review() -> None:
         lambda: fit.prob_below([200.0, 2e4, 1e5], 0.1).to_numpy(),
     ]
     for job in jobs:
-        with pytest.warns(UserWarning, match=r"NaN from x = 2e\+04 on"):
+        with pytest.warns(UserWarning, match=r"NaN at x = 2e\+04"):
             found = job()
         np.testing.assert_array_equal(np.isnan(found), [False, True, True])
     with pytest.raises(InvalidArgumentError, match="have no curve at these x"):

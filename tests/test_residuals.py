@@ -142,3 +142,20 @@ def test_a_curve_without_noise_leaves_least_squares_no_residuals() -> None:
     fit = hybrid.fit(hybrid.Curve(x, 2.0 * x**-0.3), "m1", engine="least_squares")
     assert fit.result.draws["sigma"].item() < 1e-6
     assert fit.status == "ok"
+
+
+def test_repeats_at_one_x_make_one_standard_normal_score(prior):
+    x = np.repeat([0.1, 0.3, 1.0], [1, 4, 9])
+    draws = {"level": np.zeros(1), "sigma": np.full(1, SIGMA)}
+    found = residuals._scores(prior, draws, problem(x, np.full(14, SIGMA)))
+    np.testing.assert_allclose(found, [[1.0, 2.0, 3.0]], rtol=1e-6)  # a sum of n, over the root of n
+
+
+def test_draws_of_all_chains_are_looked_at(prior):
+    x = np.geomspace(0.01, 1.0, 30)
+    data = problem(x, SIGMA * np.random.default_rng(4).standard_normal(30))
+    sigma = np.full((4, 200), SIGMA)
+    known = follow_probability(prior, {"level": np.zeros((4, 200)), "sigma": sigma}, data)
+    off = np.repeat([[0.0], [4.0], [4.0], [4.0]], 200, axis=1) * SIGMA  # all residuals on one side
+    assert known > 0.2
+    assert follow_probability(prior, {"level": off, "sigma": sigma}, data) == pytest.approx(known / 4, abs=0.01)

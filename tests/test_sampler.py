@@ -209,3 +209,16 @@ def test_curves_that_leave_the_floats_are_left_out() -> None:
     assert left.within_floats(logarithmic=True) is left
     without = curves._replace(y_target=torch.full_like(curves.y_target, torch.nan))  # a law that has no curve
     assert len(without.within_floats(logarithmic=True).mask) > 0
+
+
+def test_contexts_that_are_not_the_best_so_far_are_measurements_as_they_are() -> None:
+    design = Design(best_so_far=0.5, context=(30, 60))
+    positions = design.sample(200, torch.Generator().manual_seed(1))
+    told = draw_curves(get_prior("m4"), positions, torch.Generator().manual_seed(2), torch.float64)
+    measured = draw_curves(get_prior("m4"), positions._replace(reported=None), torch.Generator().manual_seed(2), torch.float64)
+    assert positions.reported is not None
+    plain = (~positions.reported.best).nonzero()[:, 0].tolist()
+    assert 60 < len(plain) < 140
+    for row in plain:
+        assert torch.equal(told.x_context[row][told.mask[row]], measured.x_context[row][measured.mask[row]])
+        assert torch.equal(told.y_context[row][told.mask[row]], measured.y_context[row][measured.mask[row]])
