@@ -219,10 +219,10 @@ def _trend(head: Any, own: Contexts, problem: Problem) -> float:
 
 
 def _verdict(
-    problem: Problem, design: Design, said: Sequence[str], prior: AbstractPrior, card: Card, trend: float
+    problem: Problem, design: Design, said: Sequence[str], prior: AbstractPrior, card: Card, trend: float, risen: float
 ) -> tuple[str, ...]:
     """The reasons of a fit: one that the network saw few curves in training, one lists all that lies outside the training
-    design, and one says that the prior is not right, two where y rises."""
+    design, one says that the prior is not right, two where y rises, and one that the forecast does what no curve does."""
     outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]], prior.coordinates)
     reasons = []
     if card.curves < MIN_TRAINED:
@@ -236,7 +236,10 @@ def _verdict(
     if outside:
         check = "Check with engine='nuts', or train" if isinstance(prior, Prior) and prior.is_continuous else "Train"
         reasons.append(f"{OUTSIDE}: {'; '.join(outside)}. {check} on a design that covers it with `hybrid train --design`.")
-    return (*reasons, *remarks(NAMED[WANDER] in said, trend, problem))
+    reasons += remarks(NAMED[WANDER] in said, trend, problem)
+    if risen > RISEN:
+        reasons.append(RISES.format(100.0 * math.expm1(risen), prior.name))
+    return tuple(reasons)
 
 
 def _doubt(stats: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -331,11 +334,9 @@ def run_pfn(
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
             posterior, stats = _posterior(model, summary[k].clone(), problem, draws, own_seed)
             trend = _trend(model.head, own, problem)
-            reasons = _verdict(problem, design, said[k], prior, card, trend)
+            reasons = _verdict(problem, design, said[k], prior, card, trend, 0.0 if rises is None else float(rises[k]))
             if by_draws:
                 reasons += _doubt(stats)
-            if rises is not None and float(rises[k]) > RISEN:
-                reasons += (RISES.format(100.0 * math.expm1(float(rises[k])), prior.name),)
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)
             status: Status = "needs_review" if reasons else "ok"
             results[i] = EngineResult(posterior, stats, status, reasons, info, predictive)

@@ -140,9 +140,10 @@ def test_ranks_are_read_by_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
     assert arviz_plots.plot_ecdf_pit(found.data, var_names=["y_first", "sigma"], backend="matplotlib") is not None
 
 
-def test_exact_inference_is_not_asked_about_the_best_so_far() -> None:
-    with pytest.raises(InvalidArgumentError, match="best_so_far"):
-        hybrid.calibrate(VAGUE, "nuts", 16, dataclasses.replace(DESIGN, best_so_far=0.1), progress=False)
+@pytest.mark.parametrize(("prior", "engine"), [(VAGUE, "nuts"), ("m4", "pfn")])
+def test_what_weighs_by_likelihoods_is_not_asked_about_the_best_so_far(prior: Any, engine: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"engine '{engine}' weighs parameters.*set best_so_far of the design to 0"):
+        hybrid.calibrate(prior, engine, 16, dataclasses.replace(DESIGN, best_so_far=0.1), progress=False)
 
 
 def test_curves_that_did_not_converge_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hybrid
 from hybrid import Curve, FileFormatError, HybridError, InvalidArgumentError, InvalidCurveError, UnknownNameError
+from hybrid.cli import main
 
 X, Y = [1e18, 1e19, 1e20, 1e21], [3.1, 2.6, 2.3, 2.1]
 
@@ -244,3 +246,42 @@ def test_two_curves_of_one_name_are_not_merged(tmp_path: Path) -> None:
 def test_rows_that_do_not_fit_the_header_say_why(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=words):
         hybrid.read_csv(write(tmp_path, text))
+
+
+def test_series_of_different_index_are_not_paired_by_position() -> None:
+    table = pd.DataFrame({"x": X, "y": Y})
+    with pytest.raises(InvalidCurveError, match=r"x and y are Series of different index: align them, or pass x\.to_numpy\(\)"):
+        Curve(table["x"], table["y"].sort_values())
+    assert Curve(table["x"], table["y"]) == Curve(X, Y)
+    assert Curve(table["x"].to_numpy(), table["y"].sort_values()).y[0] == min(Y)
+
+
+def test_a_row_without_the_name_of_its_curve_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, "curve,x,y\nA,1,4\nA,2,3\nA,4,2.5\n,8,2.2\n,16,2.1\n,32,2.0\n")
+    for read in (hybrid.read_curves, hybrid.read_csv):
+        with pytest.raises(InvalidCurveError, match="line 5 does not name its curve: repeat the name in every row"):
+            read(path)
+
+
+def test_what_a_spreadsheet_leaves_behind_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="2 columns without a name: remove them"):
+        hybrid.read_csv(write(tmp_path, "x,y,,\n1,4,,\n2,3,,\n4,2.5,,\n"))
+    with pytest.raises(FileFormatError, match="line 2: 3 cells, but the header has 2; remove the comma at its end"):
+        hybrid.read_csv(write(tmp_path, "x,y\n1,4,\n2,3,\n4,2.5,\n"))
+    with pytest.raises(InvalidCurveError, match=r"x = '1,000' is not a number, such as 1500 or 1\.5e3"):
+        hybrid.read_csv(write(tmp_path, 'x,y\n"1,000",4\n2000,3\n4000,2.5\n'))
+    indexed = write(tmp_path, ",x,y\n0,1,4\n1,2,3\n2,4,2.5\n")  # what pandas writes
+    assert hybrid.read_csv(indexed).x.tolist() == [1, 2, 4]
+
+
+def test_rows_that_were_written_twice_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "curve,x,y\nA,1,4\nA,1,4\nA,2,3\nA,4,2.5\nB,1,4\nB,2,3\nB,2,3.1\nB,4,2.5\n")
+    with pytest.warns(
+        UserWarning, match=r"1 row \(of A\) repeats the x and y of another exactly.*remove what was written twice"
+    ):
+        curves = hybrid.read_curves(path)
+    assert curves["A"].x.size == 4
+    assert hybrid.read_csv(path, curve="B").x.size == 4  # replicates that differ are nothing to tell
+    result = CliRunner().invoke(main, ["fit", str(path), "--curve", "A", "--prior", "m1", "--engine", "least_squares"])
+    assert result.exit_code == 0
+    assert f"Warning: {path}: 1 row (of A) repeats the x and y of another exactly" in result.stderr

@@ -231,3 +231,5 @@ def test_a_point_that_the_draws_cannot_leave_out_has_an_infinite_k_hat() -> None
     with pytest.warns(UserWarning, match=f"at x = .*{curve.x[3]:.6g}".replace("+", "[+]")):
         found = hybrid.loo(make_fit(curve=dataclasses.replace(curve, y=y)))
     assert found["k_hat"].iloc[3] == np.inf
+    assert found["elpd"].iloc[3] == found["elpd"].min() < -100.0  # by the one draw that comes nearest to it: no hole in the sum
+    assert found["pit"].iloc[3] == pytest.approx(1.0)

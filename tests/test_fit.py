@@ -1,6 +1,7 @@
 """Fits and the front door: what they answer, and that bad arguments raise documented errors only."""
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import matplotlib as mpl
@@ -239,3 +240,13 @@ def test_priors() -> None:
     assert table.loc["bnsl3", "engines"] == "nuts, least_squares"
     assert table.loc["bnsl3", "checkpoint"] == "-"
     assert "alpha" in table.loc["m4", "parameters"]
+
+
+def test_the_curve_of_a_batch_that_cannot_be_fitted_is_named() -> None:
+    curves = [dataclasses.replace(make_curve(), name=name) for name in ("short", "long")]
+    with pytest.raises(InvalidArgumentError, match=r"curve 1 \(long\): horizon = .* lies before the last context x"):
+        hybrid.fit_many(curves, "m1", "least_squares", horizon=[None, 0.5 * curves[0].x[-1]])
+    with pytest.raises(InvalidArgumentError, match=r"^horizon = .* lies before"):
+        hybrid.fit(curves[0], "m1", "least_squares", horizon=0.5 * curves[0].x[-1])
+    with pytest.raises(InvalidArgumentError, match="horizon must be one value, or a list with one per curve in their order"):
+        hybrid.fit_many(curves, "m1", "least_squares", horizon={"short": 1e9, "long": 1e9})  # type: ignore[arg-type]

@@ -158,6 +158,16 @@ def test_too_few_points_need_review() -> None:
         assert result.draws["sigma"][0, 0] > 0
 
 
+def test_replicates_at_as_many_x_as_parameters_fix_them() -> None:
+    prior = explicit("m2")
+    truth = {"y_first": 1.0, "y_ratio": 0.6, "floor": 0.5}
+    (result,) = run_least_squares(prior, [problem(prior, truth, np.repeat(np.geomspace(0.1, 1, 3), 50), noise=0.02)])
+    assert result.reasons == ()
+    assert result.draws["sigma"][0, 0] == pytest.approx(0.02, rel=0.15)
+    (alone,) = run_least_squares(prior, [problem(prior, truth, np.geomspace(0.1, 1, 3), noise=0.02)])
+    assert "3 points at 3 distinct x cannot fix 3 parameters" in alone.reasons[0]
+
+
 def test_no_convergence_needs_review() -> None:
     prior = explicit("m4")
     (result,) = run_least_squares(prior, [problem(prior, TRUTH["m4"], noise=0.01)], max_steps=1)

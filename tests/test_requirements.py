@@ -111,6 +111,16 @@ def test_a_forecast_that_is_none_at_the_horizon_needs_review() -> None:
         BY_LOG.sample(200, [0.1, 1.0, 1e6])
 
 
+def test_a_forecast_that_is_none_before_the_context_is_told_where() -> None:
+    x = np.array([1.0, 3.0, 10.0, 30.0, 100.0])
+    curve = hybrid.Curve(x, (1.0 + 0.15 * np.log(x)) * np.array([1.003, 0.998, 1.001, 0.996, 1.004]))
+    either_way = hybrid.Parameter("slope", Distribution("Normal", loc=0.0, scale=0.3))
+    fit = hybrid.fit(curve, Prior("by_log", ByLog(), [LEVEL, either_way, SIGMA]), "least_squares", progress=False)
+    with pytest.warns(UserWarning, match=r"NaN at x = 0\.0001 to 0\.001, where"):
+        found = fit.predict([1e-4, 1e-3, 1.0, 500.0])["median"].to_numpy()
+    np.testing.assert_array_equal(np.isnan(found), [True, True, False, False])
+
+
 class Level(Falling):
     """The same at all x."""
 

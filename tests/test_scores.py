@@ -24,6 +24,7 @@ def test_rmsle_by_hand() -> None:
     assert_allclose(rmsle(np.array([np.e, 1.0]), np.array([1.0, np.exp(7.0)])), 5.0)  # sqrt((1 + 49) / 2)
     assert rmsle(np.array([0.5]), np.array([0.5])) == 0.0
     assert rmsle(np.array([0.0, 1.0]), np.array([1.0, 1.0])) == np.inf
+    assert rmsle(np.array([-0.1, 1.0]), np.array([1.0, 1.0])) == np.inf
 
 
 def test_standard_error_of_coverage_goes_by_curve() -> None:
