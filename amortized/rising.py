@@ -13,9 +13,7 @@ from hybrid.models.prior import AbstractPrior, Prior
 from hybrid.models.torch_random import seeded
 
 DRAWS = 2000
-RISEN = (
-    0.03  # of log y, from the lowest median on: on curves of the prior itself the median of `m4` rises by half as much at most
-)
+RISEN = 0.03  # of log y, from the lowest median on: more than on curves of the prior itself
 EARLIEST, FARTHEST = 1e-4, 1e3  # x over the last context x, between which curves of the prior are looked at
 PLACES = 24
 ROUNDING = 1e-9

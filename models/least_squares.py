@@ -48,6 +48,10 @@ NEAR = 0.5  # starts differ by at least so many prior standard deviations in som
 TIE = 1e-6  # optima whose RSS differ by less, relatively, are equal: the one nearest the prior's median is taken
 FINALISTS = 4
 AGREE = 1.01
+ALIKE = (
+    2.0  # n log(RSS / least RSS), twice the nats by which a curve is less likely at its best noise, up to which it fits as well
+)
+APART, LEAST_APART = 5.0, 0.05  # sds of the noise, and nats, by which forecasts of log y differ that are not the same
 MOST_STEPS = 10**6
 REACH = 25.0  # how far a transformed parameter may go from the prior's median, in log or logit
 LONGEST_STEP = 3.0
@@ -331,8 +335,8 @@ def run_least_squares(
         One per problem, in order. Draws have shape (1, 1); `sigma` is sqrt(RSS / max(n - p, 1)) for p parameters of the law,
         with residuals of log y for log-normal noise and of y for additive noise. A parameter at a bound of its support is
         no error. `status` is "needs_review" where the search did not converge, no start was finite, the context has no more
-        points than the law has parameters or fewer distinct x, or the residuals follow one another or a line
-        (`hybrid.models.residuals`).
+        points than the law has parameters or fewer distinct x, curves that fit alike forecast otherwise at the horizon, or the
+        residuals follow one another or a line (`hybrid.models.residuals`).
         `info`: method, rss (of log y), n, n_parameters, starts, and starts_agreeing, the starts that ended within 1 % of the
         least rss on the thinned context.
 
@@ -402,6 +406,24 @@ class _Search:
         found = self.solver.improve(u, *whole, self.low, self.high, steps=self.max_steps, tol=TOLERANCE)
         return [self._result(p, rough[k], *(np.asarray(part)[k] for part in found)) for k, p in enumerate(problems)]
 
+    def _undecided(self, problem: Problem, u: Array, rss: Array) -> tuple[str, ...]:
+        """What is to be said where finalists that fit alike forecast otherwise."""
+        with np.errstate(all="ignore"):
+            near = u[problem.x.size * np.log(rss / np.min(rss)) < ALIKE]
+            theta = {f.name: np.array([float(f.to_support(v)) for v in near[:, k]]) for k, f in enumerate(self.free)}
+            at = np.array([float(problem.frame.horizon)])
+            forecast = np.log(self.prior.law.mean(get_namespace("numpy"), at, expand(theta), problem.frame)[:, 0])
+        low, high = np.nanmin(forecast, initial=np.inf), np.nanmax(forecast, initial=-np.inf)
+        noise = math.sqrt(np.min(rss) / max(problem.x.size - len(self.free), 1))
+        if not high - low > max(APART * noise, LEAST_APART):
+            return ()
+        with np.errstate(over="ignore"):
+            ends = " to ".join(f"{float(np.exp(end) * problem.frame.y_scale):.4g}" for end in (low, high))
+        return (
+            f"Curves that fit alike forecast y = {ends} at the horizon, and the data do not choose between them: use "
+            "engine='nuts', which averages over them, or take a law with fewer parameters.",
+        )
+
     def _edges(self, at: Array) -> list[str]:
         """The positive parameters that are as far from the prior's median as the search goes."""
         positive = np.array([math.isfinite(f.low) and not math.isfinite(f.high) for f in self.free])
@@ -429,6 +451,7 @@ class _Search:
             )
         draws = {p.name: np.full((1, 1), theta[p.name]) for p in self.prior.parameters}
         if finite and theta["sigma"] > NEGLIGIBLE:
+            reasons += self._undecided(problem, u, rss)
             reasons += checked(self.prior, draws, problem)[1]
         return EngineResult(
             draws=draws,

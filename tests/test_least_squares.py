@@ -168,6 +168,20 @@ def test_replicates_at_as_many_x_as_parameters_fix_them() -> None:
     assert "3 points at 3 distinct x cannot fix 3 parameters" in alone.reasons[0]
 
 
+def test_curves_that_fit_alike_and_forecast_otherwise_are_told() -> None:
+    """Nine points of a smooth curve, which breaks anywhere at its end do not change: seeds end at forecasts hundreds apart."""
+    curve = hybrid.load_example("porian_optimal_loss", holdout=3)
+    told = [hybrid.fit(curve, "bnsl", "least_squares", seed=seed, progress=False) for seed in (0, 1)]
+    for fit in told:
+        assert fit.status == "needs_review"
+        assert "Curves that fit alike forecast y = " in fit.reasons[0]
+        assert "use engine='nuts', which averages over them" in fit.reasons[0]
+    low, high = (float(word) for word in told[1].reasons[0].split(" = ")[1].split(" at the horizon")[0].split(" to "))
+    assert low < float(told[1].predict([told[1].horizon])["median"].item()) * (1 + 1e-3)
+    assert high > 100.0 * low
+    assert hybrid.fit(curve, "m4", "least_squares", progress=False).status == "ok"
+
+
 def test_no_convergence_needs_review() -> None:
     prior = explicit("m4")
     (result,) = run_least_squares(prior, [problem(prior, TRUTH["m4"], noise=0.01)], max_steps=1)
