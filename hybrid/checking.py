@@ -232,10 +232,10 @@ def _without_weights(fit: Fit) -> str:
     return "engine='pfn' leaves points out by asking again"
 
 
-def _require_posterior(fit: Fit) -> None:
+def _require_posterior(fit: Fit, what_for: str = "to leave points out of") -> None:
     _require_fit(fit)
     if fit.engine == "least_squares":
-        raise InvalidArgumentError("a point estimate has no posterior to leave points out of: fit with engine='nuts' or 'pfn'")
+        raise InvalidArgumentError(f"a point estimate has no posterior {what_for}: fit with engine='nuts' or 'pfn'")
 
 
 def _require_likelihood(fit: Fit) -> None:
@@ -345,8 +345,8 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
     InvalidArgumentError
         If the fit has no draws of all parameters, or fewer than 25.
     """
-    _require_fit(fit)
-    if "log_prior" not in fit.data.children or fit.engine == "least_squares":
+    _require_posterior(fit, "whose sensitivity could be told")
+    if "log_prior" not in fit.data.children:
         raise InvalidArgumentError(
             f"engine {fit.engine!r} gives no draws of all parameters of {fit.prior.name!r}: fit a prior whose parameters are "
             "continuous with engine='nuts' or 'pfn'"

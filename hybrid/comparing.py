@@ -158,7 +158,10 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
             raise InvalidArgumentError(f"agreement is between two fits by hybrid.fit, got {type(one).__name__}")
     same = np.array_equal(first.curve.x, second.curve.x) and np.array_equal(first.curve.y, second.curve.y)
     if not same or first.prior.fingerprint != second.prior.fingerprint:
-        raise InvalidArgumentError("agreement is between two fits of the same curve under the same prior")
+        differ = f"these are under {first.prior.name!r} and {second.prior.name!r}" if same else "these are of different curves"
+        raise InvalidArgumentError(
+            f"agreement is between two fits of the same curve under the same prior, and {differ}: fit one of them again"
+        )
     if (first.horizon, first.y_scale) != (second.horizon, second.y_scale):
         raise InvalidArgumentError("the two fits state different horizons or y scales: fit again with the same")
     if x is None:

@@ -236,6 +236,14 @@ def test_sensitivity_needs_draws_of_all_parameters(fits: dict[str, hybrid.Fit]) 
     fit = hybrid.fit(fits["pfn"].curve, "nsl", "pfn", progress=False)
     with pytest.raises(hybrid.InvalidArgumentError, match="no draws of all parameters"):
         hybrid.sensitivity(fit)
+    point = hybrid.fit(fit.curve, "m4", "least_squares", progress=False)
+    with pytest.raises(hybrid.InvalidArgumentError, match="a point estimate has no posterior whose sensitivity could be told"):
+        hybrid.sensitivity(point)
+    other = hybrid.fit(fit.curve, "m4", "pfn", progress=False)
+    with pytest.raises(hybrid.InvalidArgumentError, match="and these are under 'm4' and 'nsl': fit one of them again"):
+        hybrid.agreement(other, fit)
+    with pytest.raises(hybrid.InvalidArgumentError, match="and these are of different curves"):
+        hybrid.agreement(other, hybrid.fit(fit.curve.hold_out(1), "m4", "pfn", progress=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
