@@ -1,8 +1,11 @@
-"""A fit made by hand: draws scattered around known parameters, as an engine would return them."""
+"""A fit made by hand: draws scattered around known parameters, as an engine would return them; and less work for networks."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hybrid import Curve
 from hybrid.models.coordinates import get_coordinates
@@ -17,6 +20,20 @@ HORIZON = 1e23
 Y_SCALE = 3.0
 POSITIVE = ("y_first", "alpha", "sigma")
 SPREAD = {"y_first": 0.004, "y_ratio": 0.002, "floor": 0.02, "saturation": 0.02, "alpha": 0.05, "sigma": 0.1}
+
+
+@contextlib.contextmanager
+def few_joint_curves() -> Iterator[None]:
+    """Calibrations and `next_points` draw a tenth of their joint curves, where no number that they give is looked at."""
+    from hybrid import choosing
+    from hybrid.amortized import predictive
+    from hybrid.diagnostics import sbc
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictive, "FEWEST_CURVES", 20)
+        patch.setattr(sbc, "JOINT_DRAWS", 20)
+        patch.setattr(choosing, "CURVES", 100)
+        yield
 
 
 def make_curve(targets: bool = True) -> Curve:

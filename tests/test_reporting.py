@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from synthetic import few_joint_curves
 
 import hybrid
 from hybrid import reporting
@@ -20,7 +21,8 @@ MEGABYTES = 5
 
 @pytest.fixture(scope="module")
 def calibration() -> hybrid.Calibration:
-    return hybrid.calibrate("m4", "pfn", 32, Design(context=(5, 30), targets=4), progress=False)
+    with few_joint_curves():
+        return hybrid.calibrate("m4", "pfn", 32, Design(context=(5, 30), targets=4), progress=False)
 
 
 def check_page(path: Path, *words: str) -> str:
@@ -141,7 +143,8 @@ def test_calibrate_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(reporting, "_page", lambda cells, values, title, folder: pages.append(values["command"]) or "<html>")
     out, saved = tmp_path / "report.html", tmp_path / "found.nc"
     options = ["--prior", "m4", "--simulations", "16", "--seed", "3", "--out", str(out), "--save", str(saved)]
-    result = CliRunner().invoke(main, ["calibrate", *options])
+    with few_joint_curves():
+        result = CliRunner().invoke(main, ["calibrate", *options])
     found = hybrid.load_calibration(saved)
     assert result.exit_code == (0 if found.ok else 1), result.output
     assert found.verdict in result.output

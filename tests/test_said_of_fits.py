@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from numpyro.distributions import biject_to
+from synthetic import few_joint_curves
 
 import hybrid
 from hybrid import ReportError, calibrating, checking, reporting
@@ -33,8 +34,9 @@ def test_health_holds_the_network_against_its_draws() -> None:
     assert sound["ok"]
     assert 0.0 < sound["value"] <= 0.1
     rising = hybrid.fit(hybrid.load_example("pythia_truthfulqa_inverse", holdout=2), "m4", "pfn")
-    assert rising.reasons == (FOLLOW_ONE_ANOTHER, RISES)
-    table = hybrid.health(rising)  # no curve of m4 rises
+    assert rising.reasons[:2] == (FOLLOW_ONE_ANOTHER, RISES)
+    assert "rises by 7 %, as no curve of prior 'm4' does" in rising.reasons[2]
+    table = hybrid.health(rising)
     assert not table.loc[AGAINST, "ok"]
     assert "forecast='draws'" in table.loc[AGAINST, "remedy"]
     by_draws = hybrid.fit(rising.curve, "m4", "pfn", forecast="draws")
@@ -95,7 +97,8 @@ def test_fewer_draws_ask_for_better_weights() -> None:
 @pytest.fixture(scope="module")
 def few() -> hybrid.Calibration:
     """A calibration of few curves."""
-    return hybrid.calibrate("m4", "pfn", 24, progress=False)
+    with few_joint_curves():
+        return hybrid.calibrate("m4", "pfn", 24, progress=False)
 
 
 def test_evidence_outlives_a_report_that_fails(
