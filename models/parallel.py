@@ -46,8 +46,8 @@ def run_tasks(
     executor = loky.get_reusable_executor(
         max_workers=min(workers, len(calls)), timeout=60, env={**_ONE_THREAD, **_GROWN, **flags}
     )
-    futures = {executor.submit(function, *arguments): index for index, arguments in enumerate(calls)}
-    try:
+    try:  # a process may break down while later calls are still being handed over
+        futures = {executor.submit(function, *arguments): index for index, arguments in enumerate(calls)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException as error:

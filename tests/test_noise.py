@@ -113,10 +113,14 @@ def test_a_curve_that_underflows_to_0_stays_there(noise: Noise) -> None:
 
 @pytest.mark.parametrize(("level", "taper"), [(1e-3, -5.0), (1e3, 5.0), (10.0, np.log(10.0))])
 def test_a_level_changes_the_noise_no_more_than_by_the_stated_factor(noise: Noise, level: float, taper: float) -> None:
-    if noise.name != "contaminated_lognormal":
-        pytest.skip("its noise does not follow the level")
-    theta = {"sigma": np.array(0.01), "noise_slope": np.array(1.0), "outliers": np.array(0.0)}
-    expected = stats.lognorm(0.01 * np.exp(taper), scale=level)
-    y = expected.ppf([0.01, 0.5, 0.9])
-    np.testing.assert_allclose(noise.cdf(y, np.array(level), theta), [0.01, 0.5, 0.9], rtol=1e-9)
-    np.testing.assert_allclose(noise.log_prob(y, np.array(level), theta), expected.logpdf(y), rtol=1e-9)
+    """By exp(5) at most, up and down, with a slope; not at all without one."""
+    sloped = noise.name == "contaminated_lognormal"
+    extra = {"noise_slope": np.array(1.0), "outliers": np.array(0.0)} if sloped else {}
+    sigma = 0.01 * np.exp(taper) if sloped else 0.01
+    if noise.multiplicative:
+        expected = stats.lognorm(sigma, scale=level)
+    else:
+        expected = stats.truncnorm(-level / sigma, np.inf, level, sigma) if noise.positive else stats.norm(level, sigma)
+    theta, y = {"sigma": np.array(0.01), **extra}, expected.ppf([0.01, 0.5, 0.9])
+    np.testing.assert_allclose(noise.cdf(y, np.array(level), theta), [0.01, 0.5, 0.9], rtol=1e-8)
+    np.testing.assert_allclose(noise.log_prob(y, np.array(level), theta), expected.logpdf(y), rtol=1e-8)
