@@ -415,7 +415,7 @@ class _Search:
             forecast = np.log(self.prior.law.mean(get_namespace("numpy"), at, expand(theta), problem.frame)[:, 0])
         low, high = np.nanmin(forecast, initial=np.inf), np.nanmax(forecast, initial=-np.inf)
         noise = math.sqrt(np.min(rss) / max(problem.x.size - len(self.free), 1))
-        if not high - low > max(APART * noise, LEAST_APART):
+        if not high > low + max(APART * noise, LEAST_APART):  # nor where all of them are infinite
             return ()
         with np.errstate(over="ignore"):
             ends = " to ".join(f"{float(np.exp(end) * problem.frame.y_scale):.4g}" for end in (low, high))
