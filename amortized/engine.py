@@ -21,7 +21,7 @@ from hybrid.amortized.importance import pareto_k, resampled, surplus, truncated_
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
-from hybrid.amortized.rising import RISEN, falls, rise
+from hybrid.amortized.rising import RISEN, RISES, rise
 from hybrid.amortized.threads import undisturbed
 from hybrid.amortized.typical import NAMED, WANDER, WIDTH
 from hybrid.models.checks import as_integer
@@ -42,10 +42,6 @@ UNEVEN = 0.05  # surplus (see importance.py) that is too large
 MANY = 50  # curves, for which a progress bar is shown even where each takes milliseconds
 AT_ONCE = 256  # curves that are looked at in one pass
 POINTS = 100_000  # of one pass, padding included
-RISES = (
-    "The median of the network's forecast rises by {:.0f} %, as no curve of prior {!r} does: the network does not know such a "
-    "context. Let forecasts follow from its draws with forecast='draws', or fit with engine='nuts'."
-)
 
 
 class LazyDraws(Mapping[str, np.ndarray]):
@@ -322,19 +318,19 @@ def run_pfn(
         facts["checkpoint"] = str(card.path.absolute())
     info = {"method": "pfn", "device": str(chosen), "forecast": forecast, **facts}
     results: dict[int, EngineResult] = {}
-    watched = not by_draws and falls(prior)
+    watched = not by_draws and model.falls
     shown = progress and (by_draws or len(problems) >= MANY)
     bar = tqdm(total=len(problems), desc=f"PFN {prior.name}", unit="curve", disable=not shown)
     for part in _parts([len(problem.x) for problem in problems]):
         contexts = stack([problems[i] for i in part], model, chosen)
-        rises, summary = rise(contexts, design.horizon[1]) if watched else (None, contexts.summary())
+        rises, summary = rise(contexts, design.horizon[1]) if watched else (torch.zeros(len(part)), contexts.summary())
         said = model.typical.remarks(summary, contexts.features)
         for k, i in enumerate(part):
             problem, own = problems[i], contexts.row(k)
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
             posterior, stats = _posterior(model, summary[k].clone(), problem, draws, own_seed)
             trend = _trend(model.head, own, problem)
-            reasons = _verdict(problem, design, said[k], prior, card, trend, 0.0 if rises is None else float(rises[k]))
+            reasons = _verdict(problem, design, said[k], prior, card, trend, float(rises[k]))
             if by_draws:
                 reasons += _doubt(stats)
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)

@@ -197,7 +197,9 @@ def _mark_last(ax: Axes, band: _Band, last: float, x: Array, y: Array) -> None:
     """A vertical line at the last context x, with a word on either side at that end of it where no point (x, y) lies."""
     ax.axvline(last, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
     level = float(np.interp(last, band.x, band.median))
-    places = ax.transAxes.inverted().transform(ax.transData.transform(np.array([[last, level], *zip(x, y, strict=True)])))
+    places = ax.transAxes.inverted().transform(
+        ax.transData.transform(np.column_stack([np.append(last, x), np.append(level, y)]))
+    )
     (edge, height), points = places[0], places[1:]
     ends = (1.0, 0.0) if height < 0.6 else (0.0, 1.0)
     for word, side in (("observed", -1), ("forecast", 1)):

@@ -28,6 +28,7 @@ from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.law import Law
 from hybrid.models.namespace import get_namespace
+from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand
 from hybrid.models.requirements import require_continuous
 from hybrid.models.residuals import checked
@@ -48,9 +49,7 @@ NEAR = 0.5  # starts differ by at least so many prior standard deviations in som
 TIE = 1e-6  # optima whose RSS differ by less, relatively, are equal: the one nearest the prior's median is taken
 FINALISTS = 4
 AGREE = 1.01
-ALIKE = (
-    2.0  # n log(RSS / least RSS), twice the nats by which a curve is less likely at its best noise, up to which it fits as well
-)
+ALIKE = 2.0  # n log(RSS / least RSS), twice the loss of log likelihood at the best noise, up to which a curve fits as well
 APART, LEAST_APART = 5.0, 0.05  # sds of the noise, and nats, by which forecasts of log y differ that are not the same
 MOST_STEPS = 10**6
 REACH = 25.0  # how far a transformed parameter may go from the prior's median, in log or logit
@@ -410,15 +409,14 @@ class _Search:
         """What is to be said where finalists that fit alike forecast otherwise."""
         with np.errstate(all="ignore"):
             near = u[problem.x.size * np.log(rss / np.min(rss)) < ALIKE]
-            theta = {f.name: np.array([float(f.to_support(v)) for v in near[:, k]]) for k, f in enumerate(self.free)}
-            at = np.array([float(problem.frame.horizon)])
-            forecast = np.log(self.prior.law.mean(get_namespace("numpy"), at, expand(theta), problem.frame)[:, 0])
-        low, high = np.nanmin(forecast, initial=np.inf), np.nanmax(forecast, initial=-np.inf)
-        noise = math.sqrt(np.min(rss) / max(problem.x.size - len(self.free), 1))
-        if not high > low + max(APART * noise, LEAST_APART):  # nor where all of them are infinite
-            return ()
-        with np.errstate(over="ignore"):
-            ends = " to ".join(f"{float(np.exp(end) * problem.frame.y_scale):.4g}" for end in (low, high))
+            theta = {f.name: np.asarray(f.to_support(near[:, k])) for k, f in enumerate(self.free)}
+            horizon = np.array([problem.frame.x_from(problem.frame.horizon)])
+            forecast = np.log(MixturePredictive(self.prior, theta, problem.frame).curves(horizon)[:, 0])
+            low, high = np.nanmin(forecast, initial=np.inf), np.nanmax(forecast, initial=-np.inf)
+            noise = math.sqrt(np.min(rss) / max(problem.x.size - len(self.free), 1))
+            if not high > low + max(APART * noise, LEAST_APART):  # nor where all of them are infinite
+                return ()
+            ends = f"{np.exp(low):.4g} to {np.exp(high):.4g}"
         return (
             f"Curves that fit alike forecast y = {ends} at the horizon, and the data do not choose between them: use "
             "engine='nuts', which averages over them, or take a law with fewer parameters.",

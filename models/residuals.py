@@ -50,35 +50,34 @@ def _replicated(size: int) -> Array:
     return np.sort(np.concatenate([_correlation(rng.standard_normal((block, size))) for _ in range(REPLICATES // block)]))
 
 
-def _scores(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> Array:
-    """Residuals as standard normal scores by the noise model, one for each different x: shape (draws, positions)."""
+def _scores(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> tuple[Array, Array]:
+    """Residuals as standard normal scores by the noise model, one for each different x, shape (draws, positions); and the log
+    likelihood of each draw. Of draws whose curve is a number."""
     each = {name: np.asarray(value)[:, None] for name, value in theta.items()}
     with np.errstate(all="ignore"):
         level = prior.mean(theta, problem.x, problem.frame)
         below = prior.noise.cdf(problem.y, level, each)
+        likelihood = prior.noise.log_prob(problem.y, level, each).sum(1)
     score = np.clip(special.ndtri(below), -FARTHEST_SCORE, FARTHEST_SCORE)
     starts = np.flatnonzero(np.diff(problem.x, prepend=-np.inf) > 0)
     number = np.diff(starts, append=problem.x.size)
     # Repeats at one x are independent given the curve, in whatever order they come.
     found: Array = np.add.reduceat(score, starts, axis=1) / np.sqrt(number)
-    return found[np.all(np.isfinite(found), axis=1)]
+    numbers = np.all(np.isfinite(found), axis=1)
+    return found[numbers], np.where(np.isfinite(likelihood), likelihood, -np.inf)[numbers]
 
 
-def _some(draws: Mapping[str, Array]) -> dict[str, Array]:
-    """Some of the draws, evenly spaced, from draws of any shape."""
+def _some_scores(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> tuple[Array, Array]:
+    """The scores and log likelihoods of some of the draws, evenly spaced, of any shape."""
     flat = {name: np.ravel(value) for name, value in draws.items()}
     size = next(iter(flat.values())).size
     rows = np.linspace(0, size - 1, min(CHECKED, size)).astype(int)
-    return {name: value[rows] for name, value in flat.items()}
+    return _scores(prior, {name: value[rows] for name, value in flat.items()}, problem)
 
 
-def _likeliest(prior: Prior, theta: Mapping[str, Array], problem: Problem) -> dict[str, Array]:
-    """Of draws (n,) the one under which the data are likeliest, shape (1,)."""
-    with np.errstate(all="ignore"):
-        level = prior.mean(theta, problem.x, problem.frame)
-        each = prior.noise.log_prob(problem.y, level, {name: value[:, None] for name, value in theta.items()}).sum(-1)
-    best = int(np.argmax(np.where(np.isfinite(each), each, -np.inf)))
-    return {name: value[best : best + 1] for name, value in theta.items()}
+def _likeliest(observed: Array, likelihood: Array) -> Array:
+    """The scores of the draw under which the data are likeliest, shape (1, positions), where there is any."""
+    return observed[[np.argmax(likelihood)]] if len(observed) else observed
 
 
 def _probability(of: Callable[[Array], float], observed: Array) -> float:
@@ -123,7 +122,7 @@ def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Proble
     A probability, over the draws whose curve is a number, NaN where there is none; 1 where there are fewer than four different
     x, too few to tell.
     """
-    return _probability(_follow, _scores(prior, _some(draws), problem))
+    return _probability(_follow, _some_scores(prior, draws, problem)[0])
 
 
 def trend_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> float:
@@ -136,14 +135,13 @@ def trend_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem
 
     Parameters and return value are those of `follow_probability`, but for the average: the probability is that of one draw.
     """
-    return _probability(_trend, _scores(prior, _likeliest(prior, _some(draws), problem), problem))
+    return _probability(_trend, _likeliest(*_some_scores(prior, draws, problem)))
 
 
 def checked(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> tuple[dict[str, float], tuple[str, ...]]:
     """Both probabilities by name, and what is to be said of the curve; the parameters are those of `follow_probability`."""
-    some = _some(draws)
-    follow = _probability(_follow, _scores(prior, some, problem))
-    trend = _probability(_trend, _scores(prior, _likeliest(prior, some, problem), problem))
+    observed, likelihood = _some_scores(prior, draws, problem)
+    follow, trend = _probability(_follow, observed), _probability(_trend, _likeliest(observed, likelihood))
     return {"follow_probability": follow, "trend_probability": trend}, remarks(follow < MIN_FOLLOW, trend, problem)
 
 

@@ -157,7 +157,7 @@ def test_a_curve_without_noise_leaves_least_squares_no_residuals() -> None:
 def test_repeats_at_one_x_make_one_standard_normal_score(prior):
     x = np.repeat([0.1, 0.3, 1.0], [1, 4, 9])
     draws = {"level": np.zeros(1), "sigma": np.full(1, SIGMA)}
-    found = residuals._scores(prior, draws, problem(x, np.full(14, SIGMA)))
+    found, _ = residuals._scores(prior, draws, problem(x, np.full(14, SIGMA)))
     np.testing.assert_allclose(found, [[1.0, 2.0, 3.0]], rtol=1e-6)  # a sum of n, over the root of n
 
 

@@ -8,8 +8,9 @@ import hybrid
 from hybrid.amortized.cards import find_card
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.design import Design
+from hybrid.amortized.model import falls
 from hybrid.amortized.predictive import Contexts
-from hybrid.amortized.rising import RISEN, falls, rise
+from hybrid.amortized.rising import RISEN, rise
 from hybrid.amortized.sampler import sample_curves
 
 NAME = "datablations_overfit_75epochs_vs_params"  # falls, and turns up at its last points
