@@ -296,13 +296,16 @@ def _read_weights(weights: Path, digest: str) -> dict[str, Tensor]:
 
 
 @functools.lru_cache(maxsize=8)
-def _load(weights: Path, changed: float, digest: str, prior: AbstractPrior, settings: Settings, device: str) -> AmortizedModel:
+def _load(
+    weights: Path, changed: float, digest: str, prior: AbstractPrior, settings: Settings, best: bool, device: str
+) -> AmortizedModel:
     del changed
     parts, model = _read_weights(weights, digest), build_model(prior, settings)
     try:
         model.load_state_dict(parts)  # half precision is raised on the way
     except RuntimeError as error:
         raise FileFormatError(f"{weights} does not fit the network of this version of Hybrid ({error}): {REMEDY}") from None
+    model.reads_best = best
     return model.eval().to(device)
 
 
@@ -321,7 +324,7 @@ def load_checkpoint(
     card = find_card(prior, path)
     try:
         settings = Settings.from_dict(card.content["settings"])
-        Design.from_dict(card.content["design"])
+        best = Design.from_dict(card.content["design"]).best_so_far > 0
     except FileFormatError as error:
         raise FileFormatError(
             f"the model card {card.path} is of another version ({error}): train with `hybrid train`"
@@ -331,7 +334,7 @@ def load_checkpoint(
             f"there is no file {card.weights} beside its model card: install it again, or train with `hybrid train`"
         )
     changed = card.weights.stat().st_mtime
-    return _load(card.weights, changed, card.content["weights_sha256"], prior, settings, device), card
+    return _load(card.weights, changed, card.content["weights_sha256"], prior, settings, best, device), card
 
 
 def write_scores(card: Card, name: str, figures: Mapping[str, Any], command: str) -> None:

@@ -21,7 +21,9 @@ from hybrid.amortized.importance import pareto_k, resampled, surplus, truncated_
 from hybrid.amortized.model import AmortizedModel
 from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
-from hybrid.amortized.rising import RISEN, RISES, rise
+from hybrid.amortized.rounding import step, with_error
+from hybrid.amortized.sanity import look, unseen
+from hybrid.amortized.sanity import remarks as remarks_on_forecast
 from hybrid.amortized.threads import undisturbed
 from hybrid.amortized.typical import NAMED, WANDER, WIDTH
 from hybrid.models.checks import as_integer
@@ -105,15 +107,24 @@ def _in_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return order
 
 
+def rounded_to(problem: Problem) -> float:
+    """The power of ten that y was rounded to, in the user's units; 0 where nothing tells so."""
+    return step(float(problem.frame.y_scale) * problem.y[_in_order(problem.x, problem.y)])
+
+
 def stack(problems: Sequence[Problem], model: AmortizedModel, device: torch.device) -> Contexts:
-    """Contexts of different lengths as one padded batch."""
+    """Contexts of different lengths as one padded batch; to a network that reads repeats as best results so far, rounded values
+    are given with an error of the rounding's size."""
     sizes = [len(p.x) for p in problems]
     x = torch.ones(len(problems), max(sizes), dtype=torch.float64, device="cpu")
     y, mask = x.clone(), torch.zeros_like(x, dtype=torch.bool)
     for row, problem in enumerate(problems):
         n = sizes[row]
         order = _in_order(problem.x, problem.y)
-        x[row, :n], y[row, :n] = torch.as_tensor(problem.x[order]), torch.as_tensor(problem.y[order])
+        values = problem.y[order]
+        if model.reads_best:
+            values = with_error(values, rounded_to(problem) / float(problem.frame.y_scale))
+        x[row, :n], y[row, :n] = torch.as_tensor(problem.x[order]), torch.as_tensor(values)
         mask[row, :n] = True
     fields = np.array([[float(v) for v in p.frame] for p in problems])
     frame = Frame(*(torch.as_tensor(column.copy(), device=device)[:, None] for column in fields.T))
@@ -215,12 +226,12 @@ def _trend(head: Any, own: Contexts, problem: Problem) -> float:
 
 
 def _verdict(
-    problem: Problem, design: Design, said: Sequence[str], prior: AbstractPrior, card: Card, trend: float, risen: float
-) -> tuple[str, ...]:
-    """The reasons of a fit: one that the network saw few curves in training, one lists all that lies outside the training
-    design, one says that the prior is not right, two where y rises, and one that the forecast does what no curve does."""
+    problem: Problem, design: Design, said: Sequence[str], prior: AbstractPrior, card: Card, trend: float
+) -> list[str]:
+    """Reasons of a fit: one that the network saw few curves in training, one lists all that lies outside the training
+    design, one says that the prior is not right, two where y rises."""
     outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]], prior.coordinates)
-    reasons = []
+    reasons: list[str] = []
     if card.curves < MIN_TRAINED:
         own = isinstance(prior, Prior) and prior.law.is_own
         path = str(card.path)
@@ -232,10 +243,7 @@ def _verdict(
     if outside:
         check = "Check with engine='nuts', or train" if isinstance(prior, Prior) and prior.is_continuous else "Train"
         reasons.append(f"{OUTSIDE}: {'; '.join(outside)}. {check} on a design that covers it with `hybrid train --design`.")
-    reasons += remarks(NAMED[WANDER] in said, trend, problem)
-    if risen > RISEN:
-        reasons.append(RISES.format(100.0 * math.expm1(risen), prior.name))
-    return tuple(reasons)
+    return [*reasons, *remarks(NAMED[WANDER] in said, trend, problem)]
 
 
 def _doubt(stats: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -290,7 +298,10 @@ def run_pfn(
     distribution, which is None where it follows from the draws.
     The status is "needs_review" where the context or the horizon lies outside what the network was trained on, or the
     residuals follow one another as those of the prior's own curves hardly ever do, or a line, where the forecast rises and no
-    curve of the prior does, or where the network was hardly trained.
+    curve of the prior does, or misses the last points of the context, or where the network was hardly trained.
+    A network that was trained on contexts of the best result so far takes values that repeat for such. Where they were rounded
+    to a power of ten instead, as `info` then says ("rounded_to", in the user's units), it is given them with an error of that
+    size (see `hybrid.amortized.rounding`).
 
     Raises
     ------
@@ -318,24 +329,26 @@ def run_pfn(
         facts["checkpoint"] = str(card.path.absolute())
     info = {"method": "pfn", "device": str(chosen), "forecast": forecast, **facts}
     results: dict[int, EngineResult] = {}
-    watched = not by_draws and model.falls
     shown = progress and (by_draws or len(problems) >= MANY)
     bar = tqdm(total=len(problems), desc=f"PFN {prior.name}", unit="curve", disable=not shown)
     for part in _parts([len(problem.x) for problem in problems]):
         contexts = stack([problems[i] for i in part], model, chosen)
-        rises, summary = rise(contexts, design.horizon[1]) if watched else (torch.zeros(len(part)), contexts.summary())
+        seen = unseen(contexts) if by_draws else look(contexts, design.horizon[1])
+        summary = seen.summary
         said = model.typical.remarks(summary, contexts.features)
         for k, i in enumerate(part):
             problem, own = problems[i], contexts.row(k)
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
             posterior, stats = _posterior(model, summary[k].clone(), problem, draws, own_seed)
             trend = _trend(model.head, own, problem)
-            reasons = _verdict(problem, design, said[k], prior, card, trend, float(rises[k]))
+            reasons = _verdict(problem, design, said[k], prior, card, trend)
+            reasons += remarks_on_forecast(float(seen.risen[k]), float(seen.score[k]), len(problem.x), prior.name)
             if by_draws:
                 reasons += _doubt(stats)
+            rounded = {"rounded_to": size} if model.reads_best and (size := rounded_to(problem)) else {}
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)
             status: Status = "needs_review" if reasons else "ok"
-            results[i] = EngineResult(posterior, stats, status, reasons, info, predictive)
+            results[i] = EngineResult(posterior, stats, status, tuple(reasons), {**info, **rounded}, predictive)
             bar.update()
     bar.close()
     return [results[i] for i in range(len(problems))]

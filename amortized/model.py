@@ -61,6 +61,7 @@ class AmortizedModel(nn.Module):
         super().__init__()
         self.prior, self.settings = prior, settings
         self.logarithmic, self.positive = is_logarithmic(prior), is_positive(prior)
+        self.reads_best = False  # whether it was trained on contexts of the best result so far, where values repeat
         sizes = (settings.layers, settings.width, settings.heads, settings.inner)
         fitted = frame_prior(prior)
         self.law = LawFrame(fitted, self.logarithmic, settings.search)

@@ -22,7 +22,7 @@ from hybrid.amortized.model import is_positive
 from hybrid.diagnostics.simulate import Simulated, exact_draws, simulate
 from hybrid.diagnostics.tarp import references_from_data, tarp_ranks
 from hybrid.diagnostics.uniformity import FEWEST, contraction, normalised_rank
-from hybrid.models.distributions import unconstrained
+from hybrid.models.distributions import unconstrained, unconstrained_scale
 from hybrid.models.engine import Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.predictive import MixturePredictive
@@ -108,8 +108,9 @@ def run_sbc(
     xarray.DataTree
         `prior_sbc`: normalised ranks (chain, draw), one draw per curve, as ArviZ's `plot_ecdf_pit` reads them. `truth`,
         `posterior_mean`, `posterior_sd` (draw) of the same quantities on the real line: log where positive, logit in an
-        interval. `predictive`: PIT (draw, target) of the held-out points, their distance x over last context x, `first`
-        (draw), that of the first context x, the width of the central 90 % interval over the median, and one PIT per curve.
+        interval, as the attribute `scale` of `truth` says. `predictive`: PIT (draw, target) of the held-out points, their
+        distance x over last context x, `first` (draw), that of the first context x, the width of the central 90 % interval
+        over the median, and one PIT per curve.
         `tarp`: the ranks of joint targets. `features` (draw): what the posteriors knew. Curves whose fit by
         "nuts" needs review, mostly for chains that did not converge, are left out; the attribute `needs_review` is their share.
         Of "pfn" there are 200 draws each, resampled from 600 to 2400: fewer than a fit has, which is the harder case.
@@ -206,32 +207,32 @@ def _parameter_groups(
             truths.append(_classes(prior, true))
             tables.append({name: drawn[name] for name in truths[-1]})
     names = list(truths[0])
-    truth, ranks, means, sds = {}, {}, {}, {}
+    truth, ranks, means, sds, scales = {}, {}, {}, {}, {}
     for name in names:
         wide: Array = np.full((len(kept), DRAWS), np.nan)
         for k, table in enumerate(tables):
             wide[k, : table[name].size] = table[name]
         values = np.array([row[name][0] for row in truths], dtype=float)
         ranks[name] = normalised_rank(wide, values, rng)
-        line = _on_the_line(prior, name)
+        line, scales[name] = _on_the_line(prior, name)
         truth[name], wide = line(values), line(wide)
         means[name], sds[name] = np.nanmean(wide, 1), np.nanstd(wide, 1)
     sample = {"chain": [0], "draw": np.arange(len(kept))}
     return {
         "prior_sbc": xr.Dataset({name: (("chain", "draw"), value[None]) for name, value in ranks.items()}, sample),
-        "truth": xr.Dataset({name: ("draw", value) for name, value in truth.items()}),
+        "truth": xr.Dataset({name: ("draw", value, {"scale": scales[name]}) for name, value in truth.items()}),
         "posterior_mean": xr.Dataset({name: ("draw", value) for name, value in means.items()}),
         "posterior_sd": xr.Dataset({name: ("draw", value) for name, value in sds.items()}),
     }
 
 
-def _on_the_line(prior: AbstractPrior, name: str) -> Callable[[Array], Array]:
-    """The map of a quantity to the real line, where means and variances say something."""
+def _on_the_line(prior: AbstractPrior, name: str) -> tuple[Callable[[Array], Array], str]:
+    """The map of a quantity to the real line, where means and variances say something; and what it is called."""
     for p in prior.parameters:
         if p.name == name and not p.distribution.is_discrete:
-            return functools.partial(unconstrained, p.distribution)
+            return functools.partial(unconstrained, p.distribution), unconstrained_scale(p.distribution)
     positive = name == AT_HORIZON or BREAK.fullmatch(name)
-    return (lambda v: np.log(np.maximum(v, 1e-300))) if positive else np.asarray
+    return (lambda v: np.log(np.maximum(v, 1e-300)), "log") if positive else (np.asarray, "")
 
 
 def _classes(prior: AbstractPrior, theta: Mapping[str, Array]) -> dict[str, Array]:

@@ -34,9 +34,9 @@ class Uniformity(NamedTuple):
     excess: float  #: how far the ECDF leaves its simultaneous band; 0 where it stays inside
     shift: float  #: sqrt(n) times the mean normal score: standard normal if all is well
     spread: float  #: normal score of the scores' sum of squares, by its chi-square: positive where posteriors are too narrow
-    dependence: float  #: the standardised rank correlation that is furthest from 0 among the features; 0 without features
+    dependence: float  #: of the standardised rank correlations with the features, the one furthest from 0; 0 without features
     feature: str  #: the feature that it is with
-    p: float  #: smallest p-value of the three, times the number of tests (Bonferroni), at most 1
+    p: float  #: smallest p-value of shift, spread and every correlation, times their number (Bonferroni), at most 1
     undefined: int = 0  #: how many of the values are no numbers; all else is about the others
 
     @property

@@ -35,6 +35,7 @@ _NARROW = 3.0  # ratio of the ends of x below which a logarithmic axis needs tic
 _LEAST_COLUMNS = 3  # the legend needs the room
 _TITLE_LETTERS = 33
 _MOST_POINTS = 150  # of a context or of targets in one panel: more are thinned
+_SHIFT = 0.004  # of a line of coverage beside the next
 _LEAST_LL = -1000.0  # what is worse would leave no room for the rest
 _WIDE_LL, _LINEAR_LL = 200, 10  # nats: an axis that spans more than the first is logarithmic beyond the second
 
@@ -187,7 +188,8 @@ def plot_calibration(table: pd.DataFrame) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Below the diagonal intervals are too narrow, above it too wide.
+        Below the diagonal intervals are too narrow, above it too wide. Bars are standard errors either way, by groups of
+        related curves; where a share is 1, or there is one group, there is no telling.
     """
     domains, methods = (list(dict.fromkeys(table[column])) for column in ("domain", "method"))
     columns = min(_COLUMNS, len(domains))
@@ -200,12 +202,15 @@ def plot_calibration(table: pd.DataFrame) -> Figure:
             row = table[(table["domain"] == domain) & (table["method"] == method)]
             if row.empty:
                 continue
-            ax.plot(MSCE_LEVELS, row[names].to_numpy()[0], linewidth=1.3, markersize=4, alpha=0.9, **_style(k))
+            shares, errors = row[names].to_numpy(dtype=float)[0], row[[f"{n}_se" for n in names]].to_numpy(dtype=float)[0]
+            shifted = np.array(MSCE_LEVELS) + _SHIFT * (k - 0.5 * (len(methods) - 1))  # or bars would hide one another
+            bars: dict[str, Any] = {"linewidth": 1.3, "elinewidth": 0.7, "markersize": 4, "alpha": 0.9}
+            ax.errorbar(shifted, shares, np.nan_to_num(errors), **bars, **_style(k))
         ax.set_xlim(0.45, 1.02)
         ax.set_ylim(-0.02, 1.02)
-        ax.set_title(
-            as_label(f"{domain}, {table.loc[table['domain'] == domain, 'points'].max():,} points"), fontsize=9, loc="left"
-        )
+        points, groups = (table.loc[table["domain"] == domain, name].max() for name in ("points", "groups"))
+        counted = f"{points:,} points, {groups:,} group{'' if groups == 1 else 's'}"
+        ax.set_title(as_label(f"{domain}\n{counted}"), fontsize=9, loc="left")
         ax.set_xlabel("nominal coverage", fontsize=8)
     axes[0].set_ylabel("observed coverage", fontsize=8)
     for ax in axes[len(domains) :]:

@@ -33,8 +33,9 @@ MEANS = (
 POOLED = "msce_pooled"
 _FIGURES = (
     *(f"{name}{end}" for name in (*MEANS, POOLED) for end in ("", "_se")),
-    *(f"pooled_{name}" for name in _PIT_COLUMNS),
+    *(f"pooled_{name}{end}" for name in _PIT_COLUMNS for end in ("", "_se")),
 )
+_SHARES = tuple(name in ("in_50", "in_90") for name in MEANS)
 _LOW, _LOWER, _MEDIAN, _UPPER, _HIGH = range(len(BANDS))
 
 
@@ -43,7 +44,7 @@ class _Column(NamedTuple):
 
     figure: str
     title: str
-    best: float | None  #: the value that is best: -inf, inf, or a nominal coverage; None where none is
+    best: float | None  #: the value that is best, -inf or inf; None where none is
 
 
 _ACCURACY = (
@@ -56,8 +57,8 @@ _ACCURACY = (
 _CALIBRATION = (
     _Column("msce", "MSCE", -np.inf),
     _Column(POOLED, "MSCE pooled", -np.inf),
-    _Column("in_50", "in 50 %", 0.5),
-    _Column("in_90", "in 90 %", 0.9),
+    _Column("in_50", "in 50 %", None),  # few points: which is nearest is often chance, and MSCE judges all levels
+    _Column("in_90", "in 90 %", None),
     _Column("width_50", "width of 50 %", None),
     _Column("width_90", "width of 90 %", None),
 )
@@ -137,9 +138,9 @@ def summarise(curves: "pd.DataFrame") -> "pd.DataFrame":
     -------
     pandas.DataFrame
         Columns domain, method, curves, groups, points, and how many more curves failed; for each figure of `score_curve` its
-        mean over curves and, under `..._se`, the standard error by a bootstrap over groups (NaN for a single group);
-        `msce_pooled`, of the coverage over all points of the domain, each once, and that coverage by level,
-        `pooled_coverage_0.5` and so on.
+        mean over curves and, under `..._se`, the standard error by a bootstrap over groups (NaN for a single group, and where
+        a share is 0 or 1, of which a bootstrap says nothing); `msce_pooled`, of the coverage over all points of the domain,
+        each once, and that coverage by level, `pooled_coverage_0.5` and so on.
     """
     import pandas as pd
 
@@ -161,16 +162,28 @@ def summarise(curves: "pd.DataFrame") -> "pd.DataFrame":
             rows.append({**row, **dict.fromkeys(_FIGURES, math.nan)})
             continue
         by_curve, levels = own[list(MEANS)].to_numpy(dtype=float), own[list(_PIT_COLUMNS)].to_numpy()
-        errors = standard_error(bootstrap_by_group(by_curve, groups), groups)
-        pooled = np.average(levels, axis=0, weights=points)
-        spread = standard_error(msce(bootstrap_by_group(levels, groups, points)), groups)
         with np.errstate(all="ignore"):
-            for k, name in enumerate(MEANS):
-                row |= {name: float(np.mean(by_curve[:, k])), f"{name}_se": float(errors[k])}
-        row |= {POOLED: float(msce(pooled)), f"{POOLED}_se": float(spread)}
-        row |= {f"pooled_{name}": float(value) for name, value in zip(_PIT_COLUMNS, pooled, strict=True)}
+            means = np.mean(by_curve, axis=0)
+        errors = standard_error(bootstrap_by_group(by_curve, groups), groups)
+        errors = np.where(_SHARES & _is_extreme(means), np.nan, errors)
+        pooled, drawn = np.average(levels, axis=0, weights=points), bootstrap_by_group(levels, groups, points)
+        spread = np.where(_is_extreme(pooled), np.nan, standard_error(drawn, groups))
+        row |= _with_errors(MEANS, means, errors)
+        row |= _with_errors((POOLED,), msce(pooled), standard_error(msce(drawn), groups))
+        row |= _with_errors([f"pooled_{name}" for name in _PIT_COLUMNS], pooled, spread)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _is_extreme(share: np.ndarray) -> np.ndarray:
+    """Whether a share is 0 or 1, rounding aside: all replicates of a bootstrap are too."""
+    return (share < 1e-9) | (share > 1.0 - 1e-9)
+
+
+def _with_errors(names: Sequence[str], values: Any, errors: Any) -> dict[str, float]:
+    """Each figure by its name, and its standard error; both of shape (names,)."""
+    pairs = zip(names, np.atleast_1d(values), np.atleast_1d(errors), strict=True)
+    return {key: float(v) for name, *pair in pairs for key, v in zip((name, f"{name}_se"), pair, strict=True)}
 
 
 def _cell(value: float, error: float, figure: str) -> str:
@@ -193,8 +206,7 @@ def _best(values: np.ndarray, best: float | None) -> int | None:
     """The index of the best value, where several are compared and it is unique."""
     if best is None or len(values) < 2:
         return None
-    distance = np.abs(values - best) if np.isfinite(best) else -np.sign(best) * values
-    distance = np.where(np.isnan(distance), np.inf, distance)
+    distance = np.where(np.isnan(values), np.inf, -np.sign(best) * values)
     least = np.flatnonzero(distance == distance.min())
     return int(least[0]) if least.size == 1 and np.isfinite(distance.min()) else None
 

@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ class _Cache:
     """Forecasts of single curves in a folder, each in a file named by a hash of all that they depend on."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self._folder = folder
+        self._folder, self._told = folder, False
         self._common = f"{FORMAT}|{importlib.metadata.version('hybrid-scaling-laws')}|{seed}"
         make_folder(folder)
 
@@ -84,10 +85,15 @@ class _Cache:
         return record if complete else None
 
     def write(self, method: Method, case: Case, record: Record) -> None:
-        """Keep the forecasts of a curve; the file appears whole or not at all."""
+        """Keep the forecasts of a curve: the file appears whole, or not at all, of which the first is told."""
         arrays: dict[str, Any] = {name: record[name] for name in _KEPT}
-        with replacing(self._path(method, case)) as temporary:
-            np.savez_compressed(temporary, **arrays)
+        try:
+            with replacing(self._path(method, case)) as temporary:
+                np.savez_compressed(temporary, **arrays)
+        except InvalidArgumentError as error:
+            if not self._told:
+                warnings.warn(f"forecasts are not kept, and would be made again by another run: {error}", stacklevel=2)
+            self._told = True
 
 
 def _run(

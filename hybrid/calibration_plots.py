@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.diagnostics.uniformity import band_level, ecdf_band, thinned
+from hybrid.diagnostics.uniformity import band_level, ecdf_band
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.plotting import COLOURS, INK, MORE_COLOURS, MUTED, STYLES, WARNING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = 4
 PANEL = (2.5, 2.1)  # inches
 FEWEST_CURVES = 20  # that the coverage at a distance is shown of
+MOST_SHOWN = 200  # curves of which means are drawn against the truth
 SHIFT = 0.005  # of a line of coverage beside the next
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
@@ -46,17 +47,19 @@ def plot_ranks(calibration: Calibration) -> Figure:
     The band is the one that `Calibration.checks` holds the ranks against: 99.5 %, as half of the error is for the scores.
     A curve inside the band, around 0, is what a right posterior gives. An arch above 0 means that the truth tends to be lower
     than the posterior, one below 0 higher; an S that falls in the middle that the posterior is too narrow, one that rises
-    that it is too wide.
+    that it is too wide. "fails" is what the verdict finds, all quantities judged together; "fails alone" is at 99 % by itself,
+    as one of ten right quantities does in a tenth of all calibrations.
     """
     values, checks = calibration.ranks, calibration.checks
     figure, axes = _grid(len(values))
     for i, (ax, (name, ranks)) in enumerate(zip(axes, values.items(), strict=True)):
         points, difference, low, high = ecdf_band(ranks, band_level(checks[name].level))
-        ok = checks[name].ok
+        ok, together = checks[name].ok, name not in calibration.failed
         ax.fill_between(points, low, high, color="#BBBBBB", alpha=0.5, linewidth=0, step="mid")
         ax.axhline(0.0, color=INK, linewidth=0.6)
         ax.plot(points, difference, color=COLOURS[0] if ok else WARNING, linewidth=1.3, linestyle="-" if ok else "--")
-        ax.set_title(name if ok else f"{name}: fails", fontsize="small", color=INK if ok else WARNING, loc="left")
+        title = name if ok else f"{name}: fails alone" if together else f"{name}: fails"
+        ax.set_title(title, fontsize="small", color=INK if ok else WARNING, loc="left")
         ax.set_xlim(0, 1)
         if i % COLUMNS == 0:
             ax.set_ylabel("ECDF difference", fontsize="x-small")
@@ -103,8 +106,9 @@ def plot_coverage(calibration: Calibration) -> Figure:
 
 
 def plot_recovery(calibration: Calibration) -> Figure:
-    """Posterior mean with one sd either way against the truth, for every parameter whose values have an order, on the real line
-    (log or logit; a number of breaks as it is). Arrowheads at an edge are means beyond it.
+    """Posterior mean with one sd either way against the truth, for every parameter whose values have an order, on the real
+    line: log or logit, as the axes say; a number of breaks as it is. Of more than 200 curves the first 200 are drawn, and
+    said to be. The axes span the truth; arrowheads at an edge are means beyond it.
 
     Raises
     ------
@@ -116,9 +120,9 @@ def plot_recovery(calibration: Calibration) -> Figure:
         raise InvalidArgumentError(f"the engine gives no parameters of prior {data.attrs['prior']!r} to recover")
     figure, axes = _grid(len(names))
     for ax, name in zip(axes, names, strict=True):
-        truth, mean, sd = (thinned(data[group][name].to_numpy())[:200] for group in ("truth", "posterior_mean", "posterior_sd"))
-        edge = np.quantile(truth, [0.005, 0.995])
-        room = 0.1 * (edge[1] - edge[0])
+        truth, mean, sd = (data[group][name].to_numpy()[:MOST_SHOWN] for group in ("truth", "posterior_mean", "posterior_sd"))
+        edge = np.array([truth.min(), truth.max()])
+        room = 0.05 * (edge[1] - edge[0])
         ax.errorbar(truth, mean, sd, fmt="o", markersize=2, linewidth=0.5, color=COLOURS[0], alpha=0.6)
         low, high = edge[0] - room, edge[1] + room
         for beyond, at, marker in ((mean > high, high, "^"), (mean < low, low, "v")):  # the worst must not go unseen
@@ -129,5 +133,9 @@ def plot_recovery(calibration: Calibration) -> Figure:
         ax.set_xlim(low, high)
         ax.set_ylim(low, high)
         ax.set_title(name, fontsize="small", loc="left")
-        ax.set_xlabel("truth", fontsize="x-small")
+        scale = str(data["truth"][name].attrs.get("scale", ""))
+        ax.set_xlabel(f"{scale} of the truth" if scale else "truth", fontsize="x-small")
+        ax.set_ylabel("posterior mean ± sd", fontsize="x-small")
+    if calibration.curves > MOST_SHOWN:
+        figure.suptitle(f"the first {MOST_SHOWN} of {calibration.curves:,} curves", x=0.01, ha="left", fontsize="small")
     return figure  # type: ignore[no-any-return]

@@ -38,6 +38,11 @@ MIN_BFMI = 0.3
 FEWEST_DRAWS = 100  # that k-hat is told by
 PRIOR_CURVES = 1000
 NARROW = 5  # labels that fit under a panel
+WIDTH, HEIGHT = 11.0, 3.3  # inches of `plot_checks`
+DIAGNOSES = {  # ArviZ's words, and what they are on curves that the prior itself drew, where the first is common
+    "potential prior-data conflict": "sensitive to both",
+    "potential strong prior / weak likelihood": "strong prior, weak likelihood",
+}
 LOO_DOUBT = (
     "k-hat is {} or more at x = {}: the draws cannot tell what the others say of these points, and their elpd and PIT may be "
     "far off; {}"
@@ -65,8 +70,9 @@ def health(fit: Fit) -> pd.DataFrame:
         Indexed by check: `value` (the worst over parameters), `threshold`, `ok`, `source`, and `remedy`, which is empty where
         all is well. NUTS: rank-normalised R-hat, bulk and tail ESS (Vehtari et al. 2021), MCSE of the mean over the posterior
         sd, share of divergent transitions, BFMI (Betancourt 2016, section 3: the squared change of the energy at a new
-        momentum, which is the number of parameters on average, over the energy's variance), and the posterior predictive
-        probability of residuals that follow one another, or a line, as much (Gelman, Meng and Stern 1996). PFN: k-hat of the
+        momentum, which is the number of parameters on average, over the energy's variance), the posterior predictive
+        probability of residuals that follow one another as much (Gelman, Meng and Stern 1996), and the probability that
+        independent ones keep to a line as much as those of the likeliest draw do. PFN: k-hat of the
         parameter draws (Vehtari et al. 2024), whether the curve lies inside what the network was trained on, whether its
         residuals scatter as those of the prior's own curves do, how many curves the network learnt from, and, where k-hat lets
         the draws be trusted and the forecasts are the network's, how far the two are apart: the largest difference of their
@@ -153,6 +159,7 @@ def _chain_health(fit: Fit) -> list[Row]:
     more = f"draw more: draws={4 * size}"
     corner = "the posterior has corners that NUTS cannot follow: a tighter prior with prior.replace(...), or another law"
     vehtari, gelman = "Vehtari et al. 2021, section 4", "Gelman, Meng and Stern 1996"
+    likeliest = "our choice: of a line in white noise, at the likeliest draw"
     follow, trend = (float(fit.info.get(f"{name}_probability", math.nan)) for name in ("follow", "trend"))
     alike = FOLLOW_ONE_ANOTHER
     return [
@@ -170,7 +177,7 @@ def _chain_health(fit: Fit) -> list[Row]:
         ("divergent transitions", divergent, f"<= {MAX_DIVERGENT}", divergent <= MAX_DIVERGENT, "Betancourt 2017: 0", corner),
         ("BFMI", bfmi, f">= {MIN_BFMI}", bfmi >= MIN_BFMI, "Betancourt 2016, section 3", corner),
         ("probability of the residuals' autocorrelation", follow, f">= {MIN_FOLLOW}", not follow < MIN_FOLLOW, gelman, alike),
-        ("probability of the residuals' trend", trend, f">= {MIN_FOLLOW}", not trend < MIN_FOLLOW, gelman, alike),
+        ("probability of the residuals' trend", trend, f">= {MIN_FOLLOW}", not trend < MIN_FOLLOW, likeliest, alike),
     ]
 
 
@@ -327,7 +334,8 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
 
     By ArviZ's `psense_summary` (Kallioinen et al. 2024, Statistics and Computing 34, 57), on the real line: of logs and logits,
     whose tails do not rule the distance. Above .05 a parameter is sensitive; to the prior and not to the likelihood: the prior
-    dominates; to both: they may be in conflict, or the data say little of it, as of an asymptote far off. What a drift is made
+    dominates. To both, which ArviZ calls a potential conflict: the data do not outweigh the prior, as often on short curves,
+    those that the prior itself drew too; a conflict shows only where prior and posterior lie far apart. What a drift is made
     of has a prior that others of its parameters set: it stays as it is, and is not listed.
 
     Parameters
@@ -338,7 +346,7 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        By parameter: `prior`, `likelihood`, `diagnosis`.
+        By parameter: `prior`, `likelihood`, `diagnosis` (✓, "sensitive to both" or "strong prior, weak likelihood").
 
     Raises
     ------
@@ -358,7 +366,7 @@ def sensitivity(fit: Fit) -> pd.DataFrame:
     summary = importlib.import_module("arviz_stats").psense_summary
     with quiet(summary.__module__, logging.ERROR):  # it says in the log what the table says
         found: pd.DataFrame = summary(_on_the_line(fit), var_names=names, prior_var_names=names)
-    return found
+    return found.assign(diagnosis=found["diagnosis"].replace(DIAGNOSES))
 
 
 def _on_the_line(fit: Fit) -> Any:
@@ -375,8 +383,9 @@ def plot_checks(fit: Fit) -> Any:
 
     Left: bands of 50 and 90 % of curves drawn from the prior over the observed x, and the data. Middle: observed over
     median of replicated data (less the median, where noise makes some 0 or less), with bands of 50 and 90 % of the replicates.
-    Right: ECDF of the leave-one-out PIT less that of the uniform, with its simultaneous 99 % band; or the reason why no point
-    can be left out.
+    Right: ECDF of the leave-one-out PIT less that of the uniform, with the simultaneous 99 % band of independent values; or the
+    reason why no point can be left out. The values of one fit are not independent: it goes through their middle, and they lie
+    more evenly. So a line outside the band says that the law does not hold, and one inside says little.
 
     Returns
     -------
@@ -389,12 +398,12 @@ def plot_checks(fit: Fit) -> Any:
     """
     import matplotlib.pyplot as plt
 
-    from hybrid.plotting import COLOURS, INK, MUTED, as_label, linear_axis, log_axis
+    from hybrid.plotting import COLOURS, INK, MUTED, as_label, linear_axis, log_axis, wrapped
 
     _require_posterior(fit)
     curve = fit.curve
     draws = prior_predictive(fit)
-    figure, axes = plt.subplots(1, 3, figsize=(11.0, 3.3), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, HEIGHT), layout="constrained")
     replicated = fit.data["posterior_predictive"]["y"].to_numpy().reshape(-1, curve.x.size)
     scale = np.log if np.all(replicated > 0) else np.asarray
     middle = scale(np.median(replicated, axis=0))
@@ -404,14 +413,17 @@ def plot_checks(fit: Fit) -> Any:
             low, high = np.quantile(values, [0.5 - mass / 2, 0.5 + mass / 2], axis=0)
             ax.fill_between(curve.x, low, high, color=COLOURS[0], alpha=shade, linewidth=0, label=f"{100 * mass:g} %")
         ax.scatter(curve.x, points, s=10, color=INK, zorder=3, label="observed")
-        ax.set_xlabel(as_label(curve.x_label))
+        ax.set_xlabel(as_label(wrapped(curve.x_label, WIDTH / 4)))
         if curve.x[-1] / curve.x[0] > 20:
             log_axis(ax.xaxis, curve.x[0], curve.x[-1], most=NARROW)
+        else:
+            linear_axis(ax.xaxis, curve.x[0], curve.x[-1])
+            ax.locator_params(axis="x", nbins=NARROW - 1)
     linear_axis(axes[1].yaxis, *axes[1].get_ylim())
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
     if np.all(low > 0):
         log_axis(axes[0].yaxis, min(low.min(), curve.y.min()), max(high.max(), curve.y.max()))
-    axes[0].set_ylabel(as_label(curve.y_label))
+    axes[0].set_ylabel(as_label(wrapped(curve.y_label, HEIGHT / 2)))
     axes[0].set_title("prior predictive", fontsize="medium", loc="left")
     axes[0].legend(fontsize="x-small", frameon=False)
     axes[1].set_ylabel(f"{'log of y over' if scale is np.log else 'y less'} the replicates' median")

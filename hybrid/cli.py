@@ -240,7 +240,8 @@ def _agreement(fits: Sequence[Fit], xs: Sequence[float]) -> str:
         for fit, quantiles in zip(fits, predictions, strict=True):
             low, _, median, _, high = quantiles[i]
             ratios = (median / reference[2], (high - low) / (reference[4] - reference[0]))
-            row = [_number(x), fit.engine, _number(median), f"{_number(low)} to {_number(high)}"]
+            noise = " (noise alone)" if fit.engine == "least_squares" else ""
+            row = [_number(x), fit.engine, _number(median), f"{_number(low)} to {_number(high)}{noise}"]
             rows.append([*row, *(f"{ratio:.3f}" for ratio in ratios)])
     first = fits[0].engine
     header = [fits[0].curve.x_label, "engine", "median", "90 % interval", f"median / {first}", f"width / {first}"]

@@ -98,12 +98,22 @@ class Agreement:
         return bool(table.notna().all(axis=None)) and bool(within.all()) and not self.c2st > MAX_C2ST
 
     @property
+    def _names(self) -> tuple[str, str]:
+        """What to call the two: by their engines, or by what makes the forecasts, or by their order, whichever differs."""
+        engines = [fit.engine for fit in self._fits]
+        if engines[0] == engines[1]:
+            made = [f"{fit.engine} {'by draws' if fit.by_draws else 'by its network'}" for fit in self._fits]
+            engines = made if made[0] != made[1] else [f"the first {engines[0]}", f"the second {engines[0]}"]
+        return engines[0], engines[1]
+
+    @property
     def _off(self) -> "pd.Series":
         return (self.table["inside"] - INSIDE).abs()
 
     @property
     def verdict(self) -> str:
         """One line: agree or not, by how much, and what to do."""
+        first, second = self._names
         cdf = self.table["cdf"]
         undefined = [f"{x:.4g}" for x in cdf.index[cdf.isna()]]
         parts = [f"there is no forecast to compare at x = {', '.join(undefined)}"] if undefined else []
@@ -115,12 +125,12 @@ class Agreement:
                 f"{anywhere:.3f} at any y (at most {MAX_ANYWHERE}) where they differ most, at x = {where:.4g}"
             )
             parts.append(
-                f"{100 * INSIDE:.0f} % intervals of {self.first.engine} hold {100 * inside:.1f} % by {self.second.engine} "
+                f"{100 * INSIDE:.0f} % intervals of {first} hold {100 * inside:.1f} % by {second} "
                 f"(within {100 * MAX_INSIDE:.0f} points)"
             )
         if not np.isnan(self.c2st):
             parts.append(f"a classifier tells the parameters apart with accuracy {self.c2st:.2f} (at most {MAX_C2ST})")
-        names = f"{self.second.engine} and {self.first.engine}"
+        names = f"{second} and {first}"
         if self.ok:
             return f"{names} agree: {', '.join(parts)}"
         exact = next((fit for fit in self._fits if fit.engine == "nuts"), None)
@@ -156,7 +166,8 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
     for one in (first, second):
         if not isinstance(one, Fit):
             raise InvalidArgumentError(f"agreement is between two fits by hybrid.fit, got {type(one).__name__}")
-    same = np.array_equal(first.curve.x, second.curve.x) and np.array_equal(first.curve.y, second.curve.y)
+    points = [np.stack([fit.curve.x, fit.curve.y])[:, np.lexsort((fit.curve.y, fit.curve.x))] for fit in (first, second)]
+    same = np.array_equal(points[0], points[1])  # in whatever order replicates came
     if not same or first.prior.fingerprint != second.prior.fingerprint:
         differ = f"these are under {first.prior.name!r} and {second.prior.name!r}" if same else "these are of different curves"
         raise InvalidArgumentError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.models.checks import LIMIT, as_floats
+from hybrid.models.checks import LIMIT, as_floats, require_aligned
 from hybrid.models.errors import InvalidArgumentError, InvalidCurveError
 
 Array = Any
@@ -21,14 +21,6 @@ def _check_values(x: np.ndarray, y: np.ndarray, names: tuple[str, str]) -> None:
         if bad.size:
             i, value = int(bad[0]), float(values[bad[0]])
             raise InvalidCurveError(f"{name}[{i}] = {value:g}: {remedy(value, name.startswith('x'))}")
-
-
-def _are_shifted(x: Any, y: Any) -> bool:
-    """Whether both have an index, as pandas Series do, and the two differ."""
-    first, second = getattr(x, "index", None), getattr(y, "index", None)
-    if first is None or second is None or not (hasattr(first, "equals") and hasattr(second, "equals")):
-        return False
-    return not first.equals(second)
 
 
 def remedy(value: float, is_scale: bool) -> str:
@@ -107,11 +99,7 @@ class Curve:
         given = getattr(self, x_name), getattr(self, y_name)
         x, y = (as_floats(values, name, InvalidCurveError) for values, name in zip(given, (x_name, y_name), strict=True))
         _check_values(x, y, (x_name, y_name))
-        if _are_shifted(*given):
-            raise InvalidCurveError(
-                f"{x_name} and {y_name} are Series of different index: align them, or pass {x_name}.to_numpy() and "
-                f"{y_name}.to_numpy() if they go together in this order"
-            )
+        require_aligned(*given, (x_name, y_name), InvalidCurveError)
         order = np.argsort(x, kind="stable")
         for name, values in ((x_name, x[order]), (y_name, y[order])):
             values.flags.writeable = False

@@ -38,7 +38,7 @@ _LOG_X_DECADES = 1.3
 ROOM, HIGH = 0.14, 0.09  # of the width and height of a plot, which the word "observed" takes
 _USUAL = (1e-3, 1e5)  # sizes of numbers that are written out
 _LOG_Y_RATIO = 3.0
-_WIDTH_INCHES = 5.0  # where axes belong to no figure
+_SIZE_INCHES = (5.0, 3.2)  # where axes belong to no figure
 _LETTER_INCHES = 0.068  # width of a letter of the legend, on average
 _TITLE_LETTER_INCHES = 0.078
 SHORTEST_LINE = 20  # letters
@@ -115,6 +115,20 @@ def as_label(text: str) -> str:
     return text
 
 
+def wrapped(text: str, inches: float) -> str:
+    """The text in lines that fit so many inches of a title or an axis' label."""
+    return textwrap.fill(text, max(int(inches / _TITLE_LETTER_INCHES), SHORTEST_LINE))
+
+
+def _inches(ax: Axes) -> tuple[float, float]:
+    """About the width and height of the axes."""
+    figure, place = ax.get_figure(root=True), ax.get_position()
+    if figure is None:
+        return _SIZE_INCHES
+    width, height = figure.get_size_inches()
+    return max(place.width * width, 1.0), max(place.height * height, 1.0)
+
+
 def log_axis(axis: Any, low: float, high: float, most: int = 12) -> None:
     """A log scale whose ticks stay readable: 1, 2, 3, 5, 7 or 1, 2, 5 over few decades, powers of ten over many.
 
@@ -170,6 +184,7 @@ def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -
         ax.set_xlim(low / margin, high * margin)
     else:
         ax.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+        linear_axis(ax.xaxis, low, high)
     if is_log_y(inner):
         # A vague band can reach many decades down; a view of the data matters more than its last corner.
         reach = float(np.max(inner) / np.min(inner)) ** 0.75
@@ -185,8 +200,9 @@ def _set_axes(ax: Axes, fit: Fit, x_max: float | None, bands: Sequence[_Band]) -
         margin = 0.05 * (top - bottom)
         ax.set_ylim(bottom - margin, top + margin)
         linear_axis(ax.yaxis, bottom, top)
-    ax.set_xlabel(as_label(curve.x_label))
-    ax.set_ylabel(as_label(curve.y_label))
+    width, height = _inches(ax)
+    ax.set_xlabel(as_label(wrapped(curve.x_label, width)))
+    ax.set_ylabel(as_label(wrapped(curve.y_label, height)))
     ax.grid(True, color="#E6E6E6", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -247,10 +263,9 @@ def _header(ax: Axes, name: str | None, title: str, colour: str) -> None:
     handles, labels = ax.get_legend_handles_labels()
     points = [i for i, label in enumerate(labels) if label in ("context", "held out")]
     order = points + [i for i in range(len(labels)) if i not in points]
-    figure = ax.get_figure(root=True)
-    width = ax.get_position().width * figure.get_size_inches()[0] if figure is not None else _WIDTH_INCHES
+    width = _inches(ax)[0]
     letters = sum(len(label) + 7 for label in labels)
-    rows = min(len(labels), math.ceil(letters * _LETTER_INCHES / max(width, 1.0)))
+    rows = min(len(labels), math.ceil(letters * _LETTER_INCHES / width))
     legend = ax.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],
@@ -270,8 +285,7 @@ def _header(ax: Axes, name: str | None, title: str, colour: str) -> None:
             handle.set_alpha(1.0)  # many points are faint each
     if name:
         fits_in_a_line = (len(name) + len(title) + 2) * _TITLE_LETTER_INCHES <= width
-        wrapped = textwrap.fill(name, max(int(width / _TITLE_LETTER_INCHES), SHORTEST_LINE))
-        title = f"{name}: {title}" if fits_in_a_line else f"{wrapped}\n{title}"
+        title = f"{name}: {title}" if fits_in_a_line else f"{wrapped(name, width)}\n{title}"
     ax.set_title(as_label(title), loc="left", pad=8 + 14 * rows, fontsize="medium", color=colour)
 
 
@@ -366,8 +380,10 @@ def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 
     masses = _levels([level])
     bands = [_forecast(fit, _end(fit, x_max), masses) for fit in fits]
     ax = _new_axes() if ax is None else ax
-    for fit, band, colour, style in zip(fits, bands, COLOURS, STYLES, strict=False):
-        named = fit.engine if len(priors) == 1 else f"{fit.engine}, {fit.prior.name}"
+    names = [fit.engine if len(priors) == 1 else f"{fit.engine}, {fit.prior.name}" for fit in fits]
+    if len(set(names)) < len(names):  # as of several seeds
+        names = [f"{name} ({k})" for k, name in enumerate(names, 1)]
+    for fit, named, band, colour, style in zip(fits, names, bands, COLOURS, STYLES, strict=False):
         label = f"{named}: median, {_percent(level)} {_interval_name(fit)}"
         ax.fill_between(band.x, band.lower[0], band.upper[0], color=colour, alpha=0.14, linewidth=0, zorder=2)
         for edge in (band.lower[0], band.upper[0]):
@@ -375,7 +391,8 @@ def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 
         ax.plot(band.x, band.median, color=colour, linestyle=style, linewidth=1.8, zorder=3, label=label)
     _draw_points(ax, fits[0], x_max)
     _set_axes(ax, fits[0], x_max, bands)
-    review = [f.engine for f in fits if f.status != "ok"]
-    verdict = f"{', '.join(review)} needs review" if review else "ok"
-    _header(ax, first.name, f"prior {', '.join(priors)}, {verdict}", WARNING if review else INK)
+    review = [named for named, fit in zip(names, fits, strict=True) if fit.status != "ok"]
+    verdict = f"{'; '.join(review)} needs review" if review else "ok"
+    of_priors = f"priors {', '.join(priors)};" if len(priors) > 1 else f"prior {priors[0]},"
+    _header(ax, first.name, f"{of_priors} {verdict}", WARNING if review else INK)
     return ax

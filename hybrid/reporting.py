@@ -60,17 +60,20 @@ CALIBRATION_CELLS: tuple[Cell, ...] = (
         "the data (Modrák et al. 2023), and do not depend on anything that the posterior knew.\n\n"
         "## Ranks\n\nECDF of the ranks less that of the uniform; the grey band holds 99.5 % of all such lines as a whole "
         "(Säilynoja et al. 2022). A quantity also fails where the normal scores of its ranks have a mean or a variance that "
-        "is off, or where they correlate with a feature of the data.",
+        "is off, or where they correlate with a feature of the data. Where one fails alone, and not when all are judged "
+        "together, its title says so: of ten right ones one does in a tenth of all calibrations.",
     ),
     ("code", "figure = calibration.plot(); display(figure); plt.close(figure)"),
     ("code", "as_table(calibration.table())"),
     (
         "markdown",
-        "`excess`: how far the line leaves its band. `shift`, `spread`, `dependence`: standard normal if all is well; a "
+        "`excess`: how far the line leaves its band. `shift` and `spread`: standard normal if all is well; a "
         "positive shift means that the truth lies higher than the posterior has it, a positive spread that it is too narrow. "
-        "`p`: of the three together. `contraction`: 1 - posterior variance over prior variance; a posterior that equals the "
-        "prior has 0.\n\n## Forecasts of held-out points\n\nCoverage of central intervals by how far beyond the context the "
-        "points lie, and how wide the 90 % intervals are (`width`, over the median).",
+        "`dependence`: of as many standard normals as there are features of the data, the one furthest from 0. `p`: of all "
+        "these tests by Bonferroni; the band is not among them. `ok`: at 99 % by itself; `ok_together`: at 99 % for all "
+        "quantities, as the verdict has it. `contraction`: 1 - posterior variance over prior variance; a posterior that equals "
+        "the prior has 0.\n\n## Forecasts of held-out points\n\nCoverage of central intervals by how far beyond the context "
+        "the points lie, and how wide the 90 % intervals are (`width`, over the median).",
     ),
     ("code", "figure = calibration.plot_coverage(); display(figure); plt.close(figure)"),
     ("code", "as_table(calibration.coverage())"),
@@ -132,7 +135,9 @@ FIT_CELLS: tuple[Cell, ...] = (
     ("code", "shown(lambda: as_table(hybrid.health(fit)))"),
     (
         "markdown",
-        "## Does the model fit its own points?\n\nDistribution of replicated data against the observed ones.",
+        "## Does the model fit its own points?\n\nDistribution of replicated data against the observed ones. The band of the "
+        "leave-one-out PIT is that of independent values; those of one fit are more even, as it goes through their middle, so "
+        "that a line outside says much and one inside little.",
     ),
     (
         "code",
@@ -148,7 +153,11 @@ FIT_CELLS: tuple[Cell, ...] = (
         "shown(lambda: hybrid.loo(fit).rename_axis(as_html(fit.curve.x_label)).style.format(precision=3)\n"
         "      .format('{{:.5g}}', subset=['y']).format_index('{{:.6g}}'))",
     ),
-    ("markdown", "## Sensitivity to prior and likelihood\n\nBy power-scaling (Kallioinen et al. 2024)."),
+    (
+        "markdown",
+        "## Sensitivity to prior and likelihood\n\nBy power-scaling (Kallioinen et al. 2024). Above .05 a parameter is "
+        "sensitive. On short curves one is often so to both, without any conflict: the data do not outweigh the prior.",
+    ),
     ("code", "shown(lambda: as_table(hybrid.sensitivity(fit)))"),
     ("markdown", "## How this was made\n\n```bash\n{command}\n```"),
     ("code", _VERSIONS.replace("{attrs}", "fit.data.attrs")),

@@ -16,7 +16,7 @@ import xarray as xr
 from hybrid.amortized.importance import pareto_k, trusted_k
 from hybrid.curve import Curve
 from hybrid.diagnostics.datatree import build_datatree, flat_draws, write_datatree
-from hybrid.models.checks import as_floats, as_integer, as_positive
+from hybrid.models.checks import as_floats, as_integer, as_positive, require_aligned
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
@@ -285,7 +285,7 @@ class Fit:
             If a position or observation is outside what it may be.
         """
         x = self.positions(x_new)
-        return self._along_x(x, self.predictive.log_density(x, _finite(y_new, x, "y_new")), "log_density")
+        return self._along_x(x, self.predictive.log_density(x, _finite(y_new, x, "y_new", x_new)), "log_density")
 
     def sample(self, x_new: Array, draws: int = 1000, seed: int | None = None, *, progress: bool = True) -> xr.DataArray:
         """Joint curves of new observations, noise included.
@@ -348,7 +348,7 @@ class Fit:
             If an argument is outside what it may be.
         """
         x = self.positions(x_new)
-        return self._along_x(x, self.predictive.cdf(x, _finite(threshold, x, "threshold")), "prob_below")
+        return self._along_x(x, self.predictive.cdf(x, _finite(threshold, x, "threshold", x_new)), "prob_below")
 
     def summary(self) -> "pd.DataFrame":
         """The posterior of each parameter, and of the law's textbook parameters in the user's units.
@@ -445,11 +445,13 @@ def _tell_undefined(x: np.ndarray, values: np.ndarray) -> None:
         warnings.warn(UNDEFINED.format(least if without.size == 1 else f"{least} to {most}"), stacklevel=4)
 
 
-def _finite(values: Array, x: np.ndarray, name: str) -> np.ndarray:
-    """Finite numbers, one or one per position."""
+def _finite(values: Array, x: np.ndarray, name: str, given: Array) -> np.ndarray:
+    """Finite numbers, one or one per position; `given` are the positions as they came."""
     found = as_floats(values, name, InvalidArgumentError, scalar=True)
     if found.size not in (1, x.size) or not np.all(np.isfinite(found)):
         raise InvalidArgumentError(f"{name} must be one finite number, or one per x_new ({x.size}), got {values!r}")
+    if found.size > 1:
+        require_aligned(given, values, ("x_new", name), InvalidArgumentError)
     return np.broadcast_to(found, x.shape)
 
 

@@ -61,6 +61,17 @@ def as_floats(values: Any, name: str, error: type[HybridError], scalar: bool = F
         raise error(f"{name} cannot be converted to floating point: {problem}") from None
 
 
+def require_aligned(x: Any, y: Any, names: tuple[str, str], error: type[HybridError]) -> None:
+    """Refuse two pandas Series, or what has an index like theirs, that are not indexed alike: they do not pair by position."""
+    first: Any = getattr(x, "index", None)
+    second: Any = getattr(y, "index", None)
+    if hasattr(first, "equals") and hasattr(second, "equals") and not first.equals(second):
+        raise error(
+            f"{names[0]} and {names[1]} are Series of different index: align them, or pass {names[0]}.to_numpy() and "
+            f"{names[1]}.to_numpy() if they go together in this order"
+        )
+
+
 def as_positive(value: Any, name: str) -> float:
     """A float from 1e-100 to 1e100, or an InvalidArgumentError. Arrays without a dimension stand for their number."""
     try:

@@ -183,10 +183,16 @@ def unconstrained(distribution: Distribution, values: Any) -> np.ndarray:
     Array of the same shape, finite.
     """
     found = np.asarray(values, dtype=float)
-    if distribution.family in ("Uniform", "Beta"):
+    scale = unconstrained_scale(distribution)
+    if scale == "logit":
         low, high = (distribution["low"], distribution["high"]) if distribution.family == "Uniform" else (0.0, 1.0)
         share = np.clip((found - low) / (high - low), HARMLESS, 1.0 - HARMLESS)
         return np.asarray(np.log(share) - np.log1p(-share))
-    if distribution.family in ("Normal", "StudentT"):
-        return found
-    return np.asarray(np.log(np.maximum(found, HARMLESS)))
+    return np.asarray(np.log(np.maximum(found, HARMLESS))) if scale else found
+
+
+def unconstrained_scale(distribution: Distribution) -> str:
+    """What `unconstrained` takes of a value: "log", "logit" (of its place in an interval), or "" where it is as it was."""
+    if distribution.family in ("Uniform", "Beta"):
+        return "logit"
+    return "" if distribution.family in ("Normal", "StudentT") else "log"

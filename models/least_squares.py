@@ -408,6 +408,7 @@ class _Search:
     def _undecided(self, problem: Problem, u: Array, rss: Array) -> tuple[str, ...]:
         """What is to be said where finalists that fit alike forecast otherwise."""
         with np.errstate(all="ignore"):
+            rss = np.maximum(rss, EXACT * problem.x.size)  # less is rounding, and chooses nothing
             near = u[problem.x.size * np.log(rss / np.min(rss)) < ALIKE]
             theta = {f.name: np.asarray(f.to_support(near[:, k])) for k, f in enumerate(self.free)}
             horizon = np.array([problem.frame.x_from(problem.frame.horizon)])
@@ -434,7 +435,7 @@ class _Search:
         return float(np.median(parameter.distribution.numpyro().sample(jax.random.key(0), (CANDIDATES,))))
 
     def _result(self, problem: Problem, rough: Array, u: Array, rss: Array, done: Array) -> EngineResult:
-        tied = rss <= (1.0 + TIE) * np.min(rss)
+        tied = rss <= max((1.0 + TIE) * float(np.min(rss)), EXACT * problem.x.size)
         best = int(np.argmin(np.where(tied, np.abs(u - self.candidates[0]).max(1), np.inf)))
         finite = bool(np.isfinite(rss[best]))
         at = u[best] if finite else self.candidates[0]
@@ -448,9 +449,9 @@ class _Search:
                 "pass through the data: state a y_scale near the observed y.",
             )
         draws = {p.name: np.full((1, 1), theta[p.name]) for p in self.prior.parameters}
-        if finite and theta["sigma"] > NEGLIGIBLE:
+        if finite:
             reasons += self._undecided(problem, u, rss)
-            reasons += checked(self.prior, draws, problem)[1]
+            reasons += checked(self.prior, draws, problem)[1] if theta["sigma"] > NEGLIGIBLE else ()
         return EngineResult(
             draws=draws,
             status="needs_review" if reasons else "ok",

@@ -52,7 +52,11 @@ HARDLY_NOISE = (
     "the chains to find: check that y is measured and not computed, or give sigma a tighter prior that holds what the noise "
     "can be, such as prior.replace(sigma={{'loc': -7.0, 'scale': 0.3}})."
 )
-LEAST_OF = 1000  # draws of the noise's prior
+ALL_NOISE = (
+    "The points are taken for noise (sd {:.2g}, above all of {:,} draws of its prior): their level is far from what the prior "
+    "expects, or one of them is far from the others. State a y_scale near the observed y, or check that point."
+)
+AMONG = 1000  # draws of the noise's prior
 MOST = 10**9  # of anything that is counted
 LINEAR = 2  # in place of an attempt's number, for the parameters that are drawn last
 
@@ -317,10 +321,10 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
     return _Attempt(np.concatenate(rounds[first:], 1), kept, health, len(rounds))
 
 
-def _least_noise(space: Unconstrained, points: Points) -> float:
-    """The least sd of the noise among some draws of its prior."""
-    drawn = space.draw(jax.random.key(0), LEAST_OF, points.frame)
-    return float(space.constrain(drawn, points.frame)["sigma"].min())
+def _noise_of(prior: Prior) -> Array:
+    """Some draws of the noise's sd from its prior, shape (AMONG,)."""
+    (sigma,) = (p.distribution for p in prior.parameters if p.name == "sigma")
+    return np.asarray(sigma.numpyro().sample(jax.random.key(0), (AMONG,)))
 
 
 def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, report: Report) -> EngineResult:
@@ -339,16 +343,17 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
             attempt = _attempt(prior, points, second, settings, report)
         theta = space.constrain(jnp.asarray(attempt.z), points.frame)
         noise = float(np.median(theta["sigma"]))
-        hardly = not attempt.good and noise < _least_noise(space, points)
+        usual = _noise_of(prior)
         lp = attempt.stats["lp"] + np.asarray(space.log_volume(jnp.asarray(attempt.z), points.frame))
         attempt = dataclasses.replace(attempt, stats={**attempt.stats, "lp": lp})
         draws = jax.tree.map(np.asarray, space.complete(jax.random.fold_in(key, LINEAR), theta, points))
     checks, remarks = checked(prior, draws, problem)
-    if exact:
-        reasons: tuple[str, ...] = (NO_NOISE.format(noise),)
-    else:
-        told = (HARDLY_NOISE.format(noise, LEAST_OF),) if hardly else ()
-        reasons = (*told, *_doubts(attempt, settings), *remarks)
+    told: tuple[str, ...] = ()
+    if not attempt.good and noise < usual.min():
+        told = (HARDLY_NOISE.format(noise, AMONG),)
+    elif noise > usual.max():
+        told = (ALL_NOISE.format(noise, AMONG),)
+    reasons = (NO_NOISE.format(noise),) if exact else (*told, *_doubts(attempt, settings), *remarks)
     return _verdict(draws, attempt, attempts, settings, reasons, checks)
 
 
@@ -433,7 +438,8 @@ def run_nuts(
     One result per problem, in order. Status is "needs_review" where rank-normalised R-hat is not below 1.01, bulk or tail
     ESS is below 400 (Vehtari et al. 2021), more than 2 % of the transitions diverged, or the residuals follow one another
     or a line as those of replicated curves do in less than one of a hundred (see `hybrid.models.residuals`): then the draws
-    are right for the model, and the model is not right for the curve; or where the points have no noise at all.
+    are right for the model, and the model is not right for the curve; or where the points have no noise at all, or
+    nothing but noise: more than any of 1000 draws of its prior.
 
     Raises
     ------

@@ -51,7 +51,7 @@ def run_tasks(
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException as error:
-        executor.shutdown(wait=False, kill_workers=True)
+        executor.shutdown(wait=True, kill_workers=True)  # else this process may end before it has killed them
         if isinstance(error, loky.process_executor.TerminatedWorkerError):
             raise EngineUnavailableError(
                 "a process that worked on a part has ended, as one does that takes more memory than there is: take fewer "

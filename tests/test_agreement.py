@@ -87,7 +87,9 @@ def test_engines_do_not_agree_where_there_is_no_forecast() -> None:
     assert found.ok
     found.table.loc[found.x[-1], "cdf"] = np.nan
     assert not found.ok
-    assert found.verdict.startswith(f"pfn and pfn differ: there is no forecast to compare at x = {found.x[-1]:.4g}, predictive")
+    assert found.verdict.startswith(
+        f"the second pfn and the first pfn differ: there is no forecast to compare at x = {found.x[-1]:.4g}"
+    )
     found.table["cdf"] = np.nan
     assert not found.ok
     assert "predictive cdfs" not in found.verdict
@@ -129,6 +131,15 @@ def test_agreement_is_judged_at_all_levels(change: Callable[[np.ndarray], np.nda
     assert ("agree:" in found.verdict) == agrees
     if not agrees:
         assert float(found.table["cdf_max"].max()) > 0.1 or float((found.table["inside"] - 0.9).abs().max()) > 0.05
+
+
+def test_two_fits_by_one_engine_are_told_apart() -> None:
+    fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), "m4", "pfn")
+    assert hybrid.agreement(fit, fit).verdict.startswith("the second pfn and the first pfn agree: ")
+    by_draws = hybrid.fit(fit.curve, "m4", "pfn", forecast="draws")
+    said = hybrid.agreement(by_draws, fit).verdict
+    assert said.startswith("pfn by its network and pfn by draws agree: ")
+    assert "90 % intervals of pfn by draws hold" in said
 
 
 def test_two_runs_by_nuts_are_not_trusted_over_one_another() -> None:

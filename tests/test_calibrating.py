@@ -112,6 +112,40 @@ def test_numbers_that_stand_for_names_have_no_contraction_or_recovery(monkeypatc
     assert "y_first" not in titles
 
 
+def test_what_fails_alone_is_told_from_what_the_verdict_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calibrated(monkeypatch)
+    right = found._check
+    small = {"y_first": 0.004, "sigma": 1e-6}  # below half of 1 %, and one of them below a seventh of that
+
+    def check(_: Any, level: float) -> dict[str, Any]:
+        return {k: v._replace(p=small.get(k, 1.0), excess=0.0) for k, v in right(level).items()}
+
+    monkeypatch.setattr(hybrid.Calibration, "_check", check)
+    found = hybrid.Calibration(found.data)
+    table = found.table()
+    assert list(table.index[~table["ok"]]) == ["y_first", "sigma"]
+    assert list(table.index[~table["ok_together"]]) == list(found.failed) == ["sigma"]
+    titles = {ax.get_title(loc="left") for ax in found.plot().axes}
+    assert {"y_first: fails alone", "sigma: fails", "y_ratio"} <= titles
+
+
+def test_the_picture_of_recovery_shows_every_truth_and_says_what_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calibrated(monkeypatch)
+    truth = found.data["truth"]
+    assert {name: truth[name].attrs["scale"] for name in ("y_first", "y_ratio", "sigma")} == {
+        "y_first": "log",
+        "y_ratio": "logit",
+        "sigma": "log",
+    }
+    truth["y_first"][7] = -50.0
+    figure = found.plot_recovery()
+    panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
+    assert panels["y_first"].get_xlim()[0] < -50.0
+    assert panels["y_ratio"].get_xlabel() == "logit of the truth"
+    assert panels["y_ratio"].get_ylabel() == "posterior mean ± sd"
+    assert figure.get_suptitle() == "the first 200 of 256 curves"
+
+
 def test_points_before_the_context_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     coverage = calibrated(monkeypatch, design=dataclasses.replace(DESIGN, before=0.3)).coverage()
     assert coverage["points"].iloc[1:].sum() == 256 * 8

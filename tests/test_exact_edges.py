@@ -135,3 +135,41 @@ def test_the_released_sampler_is_described_in_full_or_not_at_all() -> None:
 def test_changes_that_make_no_prior_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidArgumentError, match=said):
         get_prior("m4").replace(**changes)
+
+
+@pytest.mark.parametrize(("points", "exponent", "height"), [(10, 0.1, 3.0), (30, 1.0, 0.5), (12, 1.0, 0.5)])
+def test_least_squares_on_points_without_noise_is_not_led_by_rounding(points: int, exponent: float, height: float) -> None:
+    """Where several optima fit to 15 digits, the least sum of squares is chance: forecasts were off by up to 1e285, as "ok"."""
+
+    def truth(x: np.ndarray) -> np.ndarray:
+        return 0.5 + height * (x / 1e18) ** -exponent
+
+    x = np.geomspace(1e18, 1e21, points)
+    fit = hybrid.fit(hybrid.Curve(x, truth(x)), "bnsl", "least_squares")
+    np.testing.assert_allclose(fit.predict(1e22)["median"], truth(np.array([1e22])), rtol=0.02)
+
+
+def test_least_squares_says_where_exact_fits_forecast_otherwise() -> None:
+    x = np.geomspace(1e18, 1e21, 10)
+    fit = hybrid.fit(hybrid.Curve(x, 0.5 + 3.0 * (x / 1e18) ** -0.1), "bnsl", "least_squares")
+    assert fit.status == "needs_review"
+    assert "Curves that fit alike forecast y = 1.69" in fit.reasons[0]
+
+
+@pytest.mark.parametrize("y", [[90.0, 60.0, 40.0], [0.003, 0.002, 0.0014, 0.001]])
+def test_points_that_are_taken_for_noise_are_not_ok(y: list[float]) -> None:
+    """Three or four points cannot tell by their scatter that the level is not what the prior expects of the y scale."""
+    curve = hybrid.Curve(np.geomspace(1e18, 1e21, len(y)), y)
+    fit = hybrid.fit(curve, "m4", "nuts", y_scale=1.0)
+    assert fit.status == "needs_review"
+    assert "The points are taken for noise" in fit.reasons[0]
+    assert "State a y_scale near the observed y" in fit.reasons[0]
+    assert not any("taken for noise" in reason for reason in hybrid.fit(curve, "m4", "nuts").reasons)
+
+
+def test_the_order_in_which_replicates_come_changes_no_draw() -> None:
+    x, y = np.repeat(np.geomspace(1.0, 1e3, 5), 2), np.linspace(3.0, 2.0, 10)
+    swapped = y.reshape(5, 2)[:, ::-1].ravel()
+    one, other = (hybrid.fit(hybrid.Curve(x, values), "m4", "pfn") for values in (y, swapped))
+    assert hybrid.agreement(one, other).ok
+    np.testing.assert_allclose(one.data["posterior"]["alpha"], other.data["posterior"]["alpha"], rtol=1e-6)

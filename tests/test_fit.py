@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from hypothesis import given, settings
@@ -98,6 +99,14 @@ def test_log_density_and_prob_below(fit: Fit) -> None:
     assert_allclose(np.trapezoid(density, y), 1, atol=1e-6)
     assert fit.log_density(1e22, -1.0).item() == -np.inf
     assert fit.prob_below(X_NEW, [-1.0, 100.0, 1.5]).to_numpy()[:2].tolist() == [0, 1]
+
+
+def test_series_of_different_index_are_not_asked_about_by_position(fit: Fit) -> None:
+    table = pd.DataFrame({"x": X_NEW, "y": [1.4, 1.5, 1.6]})
+    assert_allclose(fit.prob_below(table["x"], table["y"]), fit.prob_below(X_NEW, [1.4, 1.5, 1.6]))
+    for ask in (fit.prob_below, fit.log_density):
+        with pytest.raises(InvalidArgumentError, match=r"x_new and .* are Series of different index: align them"):
+            ask(table["x"], table["y"].sort_values(ascending=False))
 
 
 def test_plot(fit: Fit) -> None:

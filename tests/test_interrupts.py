@@ -52,3 +52,29 @@ def test_the_handler_of_before_comes_back() -> None:
         assert came == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+LOST = """
+import signal, sys, time
+from hybrid.amortized.interrupts import ending_gently
+
+class Late:
+    def __del__(self):  # what is raised here is printed and forgotten
+        signal.raise_signal(signal.{sent})
+
+with ending_gently():
+    try:
+        late = Late()
+        del late
+        for _ in range(1000):
+            time.sleep(0.01)
+        print("forgotten")
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM)])
+def test_an_interruption_that_comes_where_nothing_can_be_raised_is_not_lost(sent: str, code: int) -> None:
+    found = subprocess.run([sys.executable, "-c", LOST.format(sent=sent)], capture_output=True, text=True, timeout=120)
+    assert (found.stdout.split(), found.returncode) == (["interrupted"], code), found.stderr

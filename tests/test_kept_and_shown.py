@@ -20,9 +20,11 @@ from hybrid import benchmark_scores
 from hybrid.amortized import posterior
 from hybrid.benchmark_cases import read_cases
 from hybrid.benchmark_methods import as_method, run_method
-from hybrid.benchmark_scores import render
+from hybrid.benchmark_plots import plot_calibration
+from hybrid.benchmark_scores import render, summarise
 from hybrid.cli import main
 from hybrid.diagnostics import datatree
+from hybrid.diagnostics.scores import MSCE_LEVELS
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.output import as_markdown, as_table
 from hybrid.result import first_shown
@@ -80,6 +82,31 @@ def test_means_over_different_curves_are_not_compared() -> None:
     assert "one (1 of 2 curves)" in text
     assert "*0" not in text
     assert "*0" in render(pd.DataFrame([{**row, "failed": 0} for row in rows]))
+
+
+def test_a_share_of_all_has_no_standard_error() -> None:
+    """The bootstrap replicates of 1, 1, 1 are all 1, which says nothing of how far from 1 the share may be."""
+    means = dict.fromkeys(benchmark_scores.MEANS, 0.4)
+    shares = {f"coverage_{level:g}": 1.0 if level > 0.8 else 0.5 for level in MSCE_LEVELS}
+    rows = [
+        {"domain": "A", "method": "pfn:m4", "group": group, "points": 3, "status": "ok", **means, "in_90": 1.0, **shares}
+        | {"in_50": in_50, "coverage_0.5": in_50}
+        for group, in_50 in (("a", 0.2), ("b", 0.6), ("c", 0.4))
+    ]
+    table = summarise(pd.DataFrame(rows))
+    row = table.iloc[0]
+    assert row["in_90"] == row["pooled_coverage_0.99"] == 1.0
+    assert np.isnan([row["in_90_se"], row["pooled_coverage_0.99_se"]]).all()
+    assert row["in_50_se"] == pytest.approx(0.2 / 3**0.5, rel=0.05)
+    assert row["pooled_coverage_0.5_se"] == pytest.approx(row["in_50_se"])
+    assert "1.000 ±" not in render(table)
+    assert "0.400 ± 0.1" in render(table)
+    ax = plot_calibration(table).axes[0]
+    bars = ax.containers[0].lines[2][0].get_segments()
+    lengths = [float(np.ptp(bar[:, 1])) for bar in bars]
+    assert lengths[0] == pytest.approx(2 * row["in_50_se"])
+    assert lengths[-1] == 0.0
+    assert ax.get_title(loc="left") == "A\n9 points, 3 groups"
 
 
 def test_a_fit_is_kept_whatever_its_table(tmp_path: Path) -> None:
@@ -197,3 +224,14 @@ def test_a_fit_says_where_it_is_defined_and_what_its_network_was_trained_for() -
     published = hybrid.fit(curve, "nslpfn", "pfn", horizon=500.0)
     assert published.defined_for == (X[0], 500.0)
     assert first_shown(published, curve.x_target) == X[0]
+
+
+def test_forecasts_that_cannot_be_kept_are_still_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out = write(tmp_path / "a.csv"), tmp_path / "out"
+    first = hybrid.benchmark(data, "least_squares:m2", out, figures=False, progress=False)
+    (entry, *_) = (out / "cache").iterdir()
+    entry.unlink()
+    entry.mkdir()
+    with pytest.warns(UserWarning, match="forecasts are not kept, and would be made again by another run: .*directory"):
+        again = hybrid.benchmark(data, "least_squares:m2", out, figures=False, progress=False)
+    np.testing.assert_allclose(again.table["rmsle"], first.table["rmsle"], rtol=1e-9)

@@ -1,7 +1,11 @@
 """Tasks spread over processes."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,3 +63,43 @@ def test_what_a_process_cannot_take_in_is_not_put_down_to_memory() -> None:
     with pytest.raises(EngineUnavailableError, match="cannot be handed to another process"):
         list(run_tasks(id, [(Unreadable(),), (Unreadable(),)], workers=2))
     assert sorted(run_tasks(abs, [(0,), (2,)], workers=2)) == [(0, 0), (1, 2)]
+
+
+SCRIPT = """
+import os, sys, time
+sys.path.insert(0, {folder!r})
+from test_parallel import lingering
+from hybrid.amortized.interrupts import ending_gently
+from hybrid.models.parallel import run_tasks
+
+with ending_gently():
+    for index, pid in run_tasks(lingering, [(0,), (0,), (60,), (60,)], 2):
+        print(pid, flush=True)
+"""
+
+
+def lingering(seconds: int) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_sigterm_leaves_no_process_behind() -> None:
+    command = [sys.executable, "-c", SCRIPT.format(folder=str(Path(__file__).parent))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+        assert run.stdout is not None
+        workers = {int(run.stdout.readline()), int(run.stdout.readline())}
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == -signal.SIGTERM
+    for _ in range(100):  # another takes note of their end
+        if not any(is_running(pid) for pid in workers):
+            break
+        time.sleep(0.1)
+    assert not any(is_running(pid) for pid in workers)

@@ -1,5 +1,6 @@
 """Plots: scales, bands, points, labels and headers."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from hybrid.curve import Curve
 from hybrid.models.engine import EngineResult
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.registry import get_prior
-from hybrid.plotting import as_label, plot_compare, plot_fit
+from hybrid.plotting import as_label, figure_settings, plot_compare, plot_fit
 from hybrid.result import Fit
 
 
@@ -149,6 +150,35 @@ def test_compare_overlays_engines() -> None:
     ]
     assert ax.get_title(loc="left") == "made up: prior m2, least_squares needs review"
     assert len(bands(ax)) == 2
+
+
+def test_compare_names_fits_by_what_differs() -> None:
+    x = np.geomspace(1e18, 1e22, 9)
+    one, two = make_fit(x), make_fit(x, status="needs_review")
+    ax = plot_compare([one, two])
+    assert labels(ax)[1:] == ["nuts (1): median, 90 % interval", "nuts (2): median, 90 % interval"]
+    assert ax.get_title(loc="left") == "made up: prior m2, nuts (2) needs review"
+    other = dataclasses.replace(two, prior=two.prior.replace("other"))
+    ax = plot_compare([one, other])
+    assert labels(ax)[1:] == ["nuts, m2: median, 90 % interval", "nuts, other: median, 90 % interval"]
+    assert ax.get_title(loc="left") == "made up: priors m2, other; nuts, other needs review"
+
+
+def test_long_labels_are_broken_and_linear_x_says_all_of_a_number() -> None:
+    fit = make_fit(np.linspace(1e24, 4e24, 9))
+    long = " ".join(["cross-entropy"] * 12)
+    curve = dataclasses.replace(fit.curve, x_label=long, y_label=long)
+    figure, ax = plt.subplots(**figure_settings())
+    plot_fit(dataclasses.replace(fit, curve=curve), ax, x_max=4e24)
+    figure.canvas.draw()
+    space = figure.get_window_extent()
+    for label in (ax.xaxis.label, ax.yaxis.label):
+        assert label.get_text().replace("\n", " ") == long
+        box = label.get_window_extent()
+        assert space.x0 <= box.x0 < box.x1 <= space.x1
+        assert space.y0 <= box.y0 < box.y1 <= space.y1
+    assert ax.xaxis.get_offset_text().get_text() == ""
+    assert {text.get_text() for text in ax.get_xticklabels()} >= {"1e+24", "2e+24"}
 
 
 @pytest.mark.parametrize("levels", [(), (0.0,), (1.0,), (0.5, 1.5), (float("nan"),), "0.9", None])

@@ -67,7 +67,8 @@ def test_what_a_drift_is_made_of_has_no_prior_of_its_own_to_be_sensitive_to(
     drifting: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("arviz_stats.psense_summary", lambda _, **options: asked.append(options))
+    said = pd.DataFrame({"diagnosis": ["✓"]})
+    monkeypatch.setattr("arviz_stats.psense_summary", lambda _, **options: asked.append(options) or said)
     hybrid.sensitivity(drifting)
     assert isinstance(drifting.prior, hybrid.Prior)
     inner = set(drifting.prior.integrable)

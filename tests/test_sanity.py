@@ -1,17 +1,20 @@
-"""A network's forecast that rises under a prior whose curves all fall."""
+"""A network's forecast that rises under a prior whose curves all fall, or that misses the points it was given."""
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import hybrid
 from hybrid.amortized.cards import find_card
 from hybrid.amortized.checkpoint import load_checkpoint
 from hybrid.amortized.design import Design
+from hybrid.amortized.engine import stack
 from hybrid.amortized.model import falls
 from hybrid.amortized.predictive import Contexts
-from hybrid.amortized.rising import RISEN, rise
 from hybrid.amortized.sampler import sample_curves
+from hybrid.amortized.sanity import MISSED, RISEN, look
+from hybrid.models.engine import Problem
 
 NAME = "datablations_overfit_75epochs_vs_params"  # falls, and turns up at its last points
 RISES = "rises by 8 %, as no curve of prior 'm4' does"
@@ -45,6 +48,30 @@ def test_forecasts_for_curves_of_the_prior_do_not_rise() -> None:
     model, _ = load_checkpoint(prior, None)
     drawn = sample_curves(prior, 400, design, 3, dtype=torch.float64)
     contexts = Contexts(model, drawn.x_context, drawn.y_context, drawn.mask, drawn.frame)
-    found, summary = rise(contexts, design.horizon[1])
-    assert float(found.max()) < RISEN
-    torch.testing.assert_close(summary, contexts.summary(), rtol=1e-4, atol=1e-4)
+    found = look(contexts, design.horizon[1])
+    assert float(found.risen.max()) < RISEN
+    assert float(found.score.abs().max()) < MISSED
+    torch.testing.assert_close(found.summary, contexts.summary(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_forecast_that_misses_the_last_points_needs_review() -> None:
+    x = np.geomspace(1e18, 1e21, 16)
+    step = hybrid.Curve(x, np.where(np.arange(16) < 9, 1.0, 0.02))  # read as best results so far among great noise
+    fit = hybrid.fit(step, "nsl", "pfn", progress=False)
+    assert fit.predict(x[-1])["median"].item() > 1.0
+    assert fit.status == "needs_review"
+    assert "misses the last 4 points of the context, which lie 3.1 sds below it in the mean" in fit.reasons[-1]
+
+
+def test_what_is_asked_of_the_last_points_is_their_own_distribution() -> None:
+    curves = [hybrid.load_example("cerebras_gpt_pile"), hybrid.load_example(NAME, holdout=2)]
+    curves.append(hybrid.Curve(curves[0].x[:3], curves[0].y[:3]))
+    prior = hybrid.get_prior("nsl")
+    model, _ = load_checkpoint(prior, None)
+    fits = hybrid.fit_many(curves, "nsl", "pfn", progress=False)
+    problems = [Problem(f.frame.x_to(f.curve.x), f.curve.y / f.frame.y_scale, f.frame) for f in fits]
+    found = look(stack(problems, model, torch.device("cpu")), 300.0)
+    for k, fit in enumerate(fits):
+        last = np.maximum(np.arange(fit.curve.x.size - 4, fit.curve.x.size), 0)
+        below = fit.prob_below(fit.curve.x[last], fit.curve.y[last]).to_numpy()
+        assert float(found.score[k]) == pytest.approx(stats.norm.ppf(below).mean(), abs=1e-3)
