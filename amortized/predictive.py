@@ -107,6 +107,11 @@ class Contexts:
         return torch.cat([self.described.curve, self.described.wander], -1)
 
 
+def of_value(bars: BarDistribution, model: AmortizedModel) -> BarDistribution | Positive:
+    """The distribution of v: of y itself only what lies above 0, where all observations are, if they are."""
+    return bars if model.logarithmic or not model.positive else Positive(bars)
+
+
 def _trimmed_exponential(t: Tensor, sign: float, farthest: float) -> Tensor:
     """E[exp(sign U)] for U exponential with scale t, the last of its mass, and what lies beyond the farthest, left out."""
     depth = (t * DEEPEST).clamp(max=farthest)
@@ -175,21 +180,17 @@ class AmortizedPredictive:
         possible = (level > 0) | (not self.model.positive)
         return to_value(torch.where(possible, level, 1.0), self._logarithmic), possible
 
-    def _of_value(self, bars: BarDistribution) -> BarDistribution | Positive:
-        """The distribution of v: of y itself only what lies above 0, where all observations are, if they are."""
-        return bars if self._logarithmic or not self.model.positive else Positive(bars)
-
     @one_thread()
     def cdf(self, x: Array, y: Array) -> Array:
         """P(Y <= y) at x, for y of shape (n,) or scalar; shape (n,)."""
         bars, (v, possible) = self._bars(x), self._value(y, x)
-        return torch.where(possible, self._of_value(bars).cdf(v), 0.0)[0].cpu().numpy()
+        return torch.where(possible, of_value(bars, self.model).cdf(v), 0.0)[0].cpu().numpy()
 
     @one_thread()
     def log_density(self, x: Array, y: Array) -> Array:
         """log p(y | x, context) in nats per point, in the units of y as given; shape (n,)."""
         bars, (v, possible) = self._bars(x), self._value(y, x)
-        found = self._of_value(bars).log_prob(v) - (v if self._logarithmic else 0.0) - math.log(self._frame.y_scale)
+        found = of_value(bars, self.model).log_prob(v) - (v if self._logarithmic else 0.0) - math.log(self._frame.y_scale)
         return torch.where(possible, found, -torch.inf)[0].cpu().numpy()
 
     @one_thread()
@@ -198,7 +199,7 @@ class AmortizedPredictive:
         return self._quantiles(self._bars(x), torch.as_tensor(np.asarray(levels, dtype=float))[:, None, None])[:, 0]
 
     def _quantiles(self, bars: BarDistribution, levels: Tensor) -> Array:
-        v = self._of_value(bars).icdf(levels.to(bars.loc.device))
+        v = of_value(bars, self.model).icdf(levels.to(bars.loc.device))
         return ((v.exp() if self._logarithmic else v) * self._frame.y_scale).cpu().numpy()
 
     def mean(self, x: Array) -> Array:
@@ -227,7 +228,7 @@ class AmortizedPredictive:
                 mean, sd = scale * first, scale * sd
                 mean, sd = (torch.where(mean.isinf() | part.isnan(), torch.inf, part) for part in (mean, sd))  # overflowed
             else:
-                found = self._of_value(bars)
+                found = of_value(bars, self.model)
                 mean, sd = found.mean[0], found.stddev[0]
             self._latest_moments = latest = bars, (mean.cpu(), sd.cpu())
         return latest[1]
@@ -301,7 +302,7 @@ class AmortizedPredictive:
             batch, unit = self._extended(xs, ys)
             at = query[:, part].expand(draws, -1)
             bars = batch.bars(at / unit)
-            v = self._of_value(bars).icdf(torch.as_tensor(uniform[part].T.copy(), device=device))
+            v = of_value(bars, self.model).icdf(torch.as_tensor(uniform[part].T.copy(), device=device))
             if self._logarithmic:
                 drawn = v.clamp(-MOST_LOG, MOST_LOG).exp()
             else:

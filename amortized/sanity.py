@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hybrid.amortized.predictive import Contexts
+from hybrid.amortized.coordinates import to_value
+from hybrid.amortized.predictive import Contexts, of_value
 from hybrid.models.coordinates import Frame
 
 RISEN = 0.03  # of log y, from the lowest median on: more than on curves of the prior itself
@@ -40,9 +41,9 @@ def look(contexts: Contexts, farthest: float) -> Look:
     falls = contexts.model.falls
     bars, summary = contexts.asked(torch.cat([x, places(contexts.frame, farthest)], 1) if falls else x)
     with torch.inference_mode():
-        v = y.log() if contexts.model.logarithmic else y
-        none = v.new_zeros(len(v), bars.loc.shape[1] - LATEST)
-        below = bars.cdf(torch.cat([v, none], 1))[:, :LATEST]
+        v = to_value(y, contexts.model.logarithmic)
+        rest = v[:, :1].expand(-1, bars.loc.shape[1] - LATEST)
+        below = of_value(bars, contexts.model).cdf(torch.cat([v, rest], 1))[:, :LATEST]
         score = torch.special.ndtri(below.clamp(1e-12, 1.0 - 1e-12)).mean(1)
         median = bars.icdf(torch.full_like(bars.loc, 0.5))[:, LATEST:] if falls else v[:, :1]
         return Look((median - median.cummin(1).values).amax(1), score, summary)

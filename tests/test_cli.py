@@ -242,6 +242,7 @@ def test_compare_shows_agreement() -> None:
     _, agreement = result.stdout.split("\nagreement\n")
     header, *rows = [line.split() for line in agreement.strip().splitlines()]
     assert header[-1] == "nuts"
+    assert ["(noise alone)" in line for line in agreement.strip().splitlines()[1:]] == [False, True] * 2
     assert [row[1] for row in rows] == ["nuts", "least_squares"] * 2
     for row in rows[::2]:
         assert row[-2:] == ["1.000", "1.000"]

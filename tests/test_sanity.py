@@ -63,12 +63,12 @@ def test_a_forecast_that_misses_the_last_points_needs_review() -> None:
     assert "misses the last 4 points of the context, which lie 3.1 sds below it in the mean" in fit.reasons[-1]
 
 
-def test_what_is_asked_of_the_last_points_is_their_own_distribution() -> None:
+@pytest.mark.parametrize("name", ["nsl", "nslpfn"])  # of log y, and of y above 0
+def test_what_is_asked_of_the_last_points_is_their_own_distribution(name: str) -> None:
     curves = [hybrid.load_example("cerebras_gpt_pile"), hybrid.load_example(NAME, holdout=2)]
     curves.append(hybrid.Curve(curves[0].x[:3], curves[0].y[:3]))
-    prior = hybrid.get_prior("nsl")
-    model, _ = load_checkpoint(prior, None)
-    fits = hybrid.fit_many(curves, "nsl", "pfn", progress=False)
+    model, _ = load_checkpoint(hybrid.get_prior(name), None)
+    fits = hybrid.fit_many(curves, name, "pfn", progress=False)
     problems = [Problem(f.frame.x_to(f.curve.x), f.curve.y / f.frame.y_scale, f.frame) for f in fits]
     found = look(stack(problems, model, torch.device("cpu")), 300.0)
     for k, fit in enumerate(fits):
