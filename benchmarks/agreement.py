@@ -30,6 +30,7 @@ from hybrid.models.registry import get_prior
 DRAWS = 1000
 REACH = 4.0
 QUIET = 0.003  # noise below which the gap is printed apart
+SIZES = ((3, 7), (8, 20), (21, 60), (61, 500))  # points of a context, by which the distance of the cdfs is printed
 
 
 def real(prior: Prior, draws: Any) -> dict[str, np.ndarray]:
@@ -133,6 +134,11 @@ def main() -> None:
     quiet = (simulated.theta["sigma"] < QUIET)[good]
     for name, rows_of in ((f"sigma below {QUIET}", quiet), ("the others", ~quiet)):
         print(f"log density, {name:17s} {kept['log_density'][rows_of].mean():.4f} on {rows_of.sum()} curves")
+    size = np.array([len(problem.x) for problem in problems])[good]
+    for low, high in SIZES:
+        own = kept["cdf_distance"][(size >= low) & (size <= high)]
+        if own.size:
+            print(f"cdf distance, {low} to {high} points: {own.mean():.4f} on {own.size} curves")
     if arguments.card:
         command = f"python benchmarks/agreement.py --prior {prior.name} --curves {arguments.curves} --seed {arguments.seed}"
         command += "" if arguments.forecast == "network" else f" --forecast {arguments.forecast}"
