@@ -341,10 +341,11 @@ def run_pfn(
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
             posterior, stats = _posterior(model, summary[k].clone(), problem, draws, own_seed)
             trend = _trend(model.head, own, problem)
-            reasons = _verdict(problem, design, said[k], prior, card, trend)
-            reasons += remarks_on_forecast(float(seen.risen[k]), float(seen.score[k]), len(problem.x), prior.name)
-            if by_draws:
-                reasons += _doubt(stats)
+            reasons = [
+                *_verdict(problem, design, said[k], prior, card, trend),
+                *remarks_on_forecast(float(seen.risen[k]), float(seen.score[k]), len(problem.x), prior.name),
+                *(_doubt(stats) if by_draws else ()),
+            ]
             rounded = {"rounded_to": size} if model.reads_best and (size := rounded_to(problem)) else {}
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)
             status: Status = "needs_review" if reasons else "ok"

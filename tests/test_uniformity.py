@@ -161,7 +161,7 @@ def test_the_drawn_band_is_the_one_that_decides(monkeypatch: pytest.MonkeyPatch)
     checks = {name: check_uniform(ranks) for name, ranks in found.items()}
     bands: list[tuple[np.ndarray, ...]] = []
     monkeypatch.setattr(Axes, "fill_between", lambda _, *band, **style: bands.append(band))
-    figure = plot_ranks(SimpleNamespace(ranks=found, checks=checks))  # type: ignore[arg-type]
+    figure = plot_ranks(SimpleNamespace(ranks=found, checks=checks, failed={}))  # type: ignore[arg-type]
     outside = []
     for ax, (_, low, high), check in zip(figure.axes, bands, checks.values(), strict=True):
         line = np.asarray(ax.lines[1].get_ydata())
