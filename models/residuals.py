@@ -19,6 +19,7 @@ SIMULATED = 500  # residuals, up to which replicates are drawn
 FARTHEST_SCORE = 8.0  # sds; one outlier more cannot hide what the others do
 OUTSIDE = "Outside what the network was trained on"  # begins the reason that says so
 FEWEST = 4  # different x; fewer are too few to tell
+QUIET = 0.01  # probability of so small a sum of squares of the scores under the model
 FOLLOW_ONE_ANOTHER = (
     "The residuals follow one another instead of scattering, more than on the prior's own curves: it does not hold "
     "this curve, and its intervals may be too narrow. Compare another prior, such as 'nsl', or 'm4_drift' by "
@@ -99,6 +100,20 @@ def _trend(observed: Array) -> float:
     return float(special.betaincc(0.5, 0.5 * (count - 1), share.clip(max=1.0)).mean())
 
 
+def _is_quiet(observed: Array, likeliest: Array) -> bool:
+    """Whether the likeliest of several draws leaves hardly any residuals for its noise, as it does of points without noise.
+
+    What it leaves then is the difference of two smooth curves, which is no trend of the points. A single draw, as a point
+    estimate, has another noise than the likeliest, and says nothing of this.
+    """
+    return len(observed) > 1 and bool(np.square(likeliest).sum() < special.chdtri(likeliest.shape[1], 1.0 - QUIET))
+
+
+def _trend_of(observed: Array, likelihood: Array) -> float:
+    likeliest = _likeliest(observed, likelihood)
+    return 1.0 if _is_quiet(observed, likeliest) else _probability(_trend, likeliest)
+
+
 def follow_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> float:
     """Posterior predictive probability that replicated residuals follow one another as much as the observed ones do.
 
@@ -132,16 +147,17 @@ def trend_probability(prior: Prior, draws: Mapping[str, Array], problem: Problem
     Beta(1/2, (n - 1)/2) for n scores that are independent standard normal variables. A law that follows a curve leaves no
     trend. One that cannot, as a law that only falls cannot follow what rises, leaves nothing else, and from five points on
     that is seen: under the draw that comes nearest to the data, as the average over draws that miss them by more would hide it.
+    Where it comes so near that hardly anything is left for its noise, as of points without any, the probability is 1.
 
     Parameters and return value are those of `follow_probability`, but for the average: the probability is that of one draw.
     """
-    return _probability(_trend, _likeliest(*_some_scores(prior, draws, problem)))
+    return _trend_of(*_some_scores(prior, draws, problem))
 
 
 def checked(prior: Prior, draws: Mapping[str, Array], problem: Problem) -> tuple[dict[str, float], tuple[str, ...]]:
     """Both probabilities by name, and what is to be said of the curve; the parameters are those of `follow_probability`."""
     observed, likelihood = _some_scores(prior, draws, problem)
-    follow, trend = _probability(_follow, observed), _probability(_trend, _likeliest(observed, likelihood))
+    follow, trend = _probability(_follow, observed), _trend_of(observed, likelihood)
     return {"follow_probability": follow, "trend_probability": trend}, remarks(follow < MIN_FOLLOW, trend, problem)
 
 

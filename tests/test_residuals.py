@@ -114,6 +114,14 @@ def test_a_line_of_few_points_is_seen_by_its_trend_alone(prior, count):
     assert follow_probability(prior, truth(), line) > 0.01
 
 
+def test_what_draws_differ_by_from_points_without_noise_is_no_trend(prior):
+    """The likeliest of draws that lie about such points leaves a smooth curve, far smaller than its noise."""
+    x, line = np.geomspace(0.01, 1.0, 9), SIGMA * np.linspace(-1.0, 1.0, 9)
+    for size, expected in ((0.3, 1.0), (1.8, 0.0)):
+        assert trend_probability(prior, truth(20), problem(x, size * line)) == pytest.approx(expected, abs=1e-6)
+    assert trend_probability(prior, truth(1), problem(x, 0.3 * line)) < 1e-6  # the noise of a point estimate says nothing
+
+
 def test_three_places_have_no_trend(prior):
     assert trend_probability(prior, truth(), problem(np.array([0.1, 0.3, 1.0]), np.array([-1.0, 0.0, 1.0]))) == 1.0
 
