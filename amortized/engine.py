@@ -23,7 +23,6 @@ from hybrid.amortized.posterior import ClassHead, FlowHead
 from hybrid.amortized.predictive import AmortizedPredictive, Contexts
 from hybrid.amortized.rounding import step, with_error
 from hybrid.amortized.sanity import look, unseen
-from hybrid.amortized.sanity import remarks as remarks_on_forecast
 from hybrid.amortized.threads import undisturbed
 from hybrid.amortized.typical import NAMED, WANDER, WIDTH
 from hybrid.models.checks import as_integer
@@ -107,9 +106,10 @@ def _in_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return order
 
 
-def rounded_to(problem: Problem) -> float:
-    """The power of ten that y was rounded to, in the user's units; 0 where nothing tells so."""
-    return step(float(problem.frame.y_scale) * problem.y[_in_order(problem.x, problem.y)])
+def _rounded_to(problem: Problem, model: AmortizedModel) -> float:
+    """The power of ten that y was rounded to, in the user's units; 0 where nothing tells so, or the network takes repeats as
+    they are."""
+    return step(float(problem.frame.y_scale) * problem.y[_in_order(problem.x, problem.y)]) if model.reads_best else 0.0
 
 
 def stack(problems: Sequence[Problem], model: AmortizedModel, device: torch.device) -> Contexts:
@@ -121,9 +121,9 @@ def stack(problems: Sequence[Problem], model: AmortizedModel, device: torch.devi
     for row, problem in enumerate(problems):
         n = sizes[row]
         order = _in_order(problem.x, problem.y)
-        values = problem.y[order]
-        if model.reads_best:
-            values = with_error(values, rounded_to(problem) / float(problem.frame.y_scale))
+        values, size = problem.y[order], _rounded_to(problem, model)
+        if size:
+            values = with_error(values, size / float(problem.frame.y_scale))
         x[row, :n], y[row, :n] = torch.as_tensor(problem.x[order]), torch.as_tensor(values)
         mask[row, :n] = True
     fields = np.array([[float(v) for v in p.frame] for p in problems])
@@ -231,7 +231,7 @@ def _verdict(
     """Reasons of a fit: one that the network saw few curves in training, one lists all that lies outside the training
     design, one says that the prior is not right, two where y rises."""
     outside = _remarks(problem, design, [text for text in said if text != NAMED[WANDER]], prior.coordinates)
-    reasons: list[str] = []
+    reasons = []
     if card.curves < MIN_TRAINED:
         own = isinstance(prior, Prior) and prior.law.is_own
         path = str(card.path)
@@ -243,7 +243,8 @@ def _verdict(
     if outside:
         check = "Check with engine='nuts', or train" if isinstance(prior, Prior) and prior.is_continuous else "Train"
         reasons.append(f"{OUTSIDE}: {'; '.join(outside)}. {check} on a design that covers it with `hybrid train --design`.")
-    return [*reasons, *remarks(NAMED[WANDER] in said, trend, problem)]
+    reasons += remarks(NAMED[WANDER] in said, trend, problem)
+    return reasons
 
 
 def _doubt(stats: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -334,19 +335,18 @@ def run_pfn(
     for part in _parts([len(problem.x) for problem in problems]):
         contexts = stack([problems[i] for i in part], model, chosen)
         seen = unseen(contexts) if by_draws else look(contexts, design.horizon[1])
-        summary = seen.summary
-        said = model.typical.remarks(summary, contexts.features)
+        said = model.typical.remarks(seen.summary, contexts.features)
         for k, i in enumerate(part):
             problem, own = problems[i], contexts.row(k)
             own_seed = int(np.random.SeedSequence((seed, problem.stream)).generate_state(1)[0])
-            posterior, stats = _posterior(model, summary[k].clone(), problem, draws, own_seed)
+            posterior, stats = _posterior(model, seen.summary[k].clone(), problem, draws, own_seed)
             trend = _trend(model.head, own, problem)
             reasons = [
                 *_verdict(problem, design, said[k], prior, card, trend),
-                *remarks_on_forecast(float(seen.risen[k]), float(seen.score[k]), len(problem.x), prior.name),
+                *seen.remarks(k, len(problem.x), prior.name),
                 *(_doubt(stats) if by_draws else ()),
             ]
-            rounded = {"rounded_to": size} if model.reads_best and (size := rounded_to(problem)) else {}
+            rounded = {"rounded_to": size} if (size := _rounded_to(problem, model)) else {}
             predictive = None if by_draws else AmortizedPredictive(own, problem.frame)
             status: Status = "needs_review" if reasons else "ok"
             results[i] = EngineResult(posterior, stats, status, tuple(reasons), {**info, **rounded}, predictive)

@@ -21,7 +21,7 @@ LATEST = 4
 MISSED = 2.7  # mean normal score of the latest points under their own forecast: more than on curves of the prior itself
 MISSES = (
     "The network's forecast misses the last {} points of the context, which lie {:.1f} sds {} it in the mean: it does not know "
-    "such a context. Compare another prior, such as 'bnsl'."
+    "such a context. Compare another prior, or fit with engine='nuts' if it serves this one."
 )
 
 
@@ -31,6 +31,14 @@ class Look(NamedTuple):
     risen: Tensor  #: (B,) how far the median of log y rises from its lowest value on; 0 where the prior's curves may rise
     score: Tensor  #: (B,) mean normal score of the latest points; of fewer than LATEST the first counts for those that lack
     summary: Tensor  #: (B, summaries * width) of the contexts
+
+    def remarks(self, k: int, points: int, prior: str) -> list[str]:
+        """What is to be said of the forecast for context k, of so many points."""
+        risen, score = float(self.risen[k]), float(self.score[k])
+        found = [RISES.format(100.0 * math.expm1(risen), prior)] if risen > RISEN else []
+        if abs(score) > MISSED:
+            found.append(MISSES.format(min(points, LATEST), abs(score), "above" if score > 0 else "below"))
+        return found
 
 
 def look(contexts: Contexts, farthest: float) -> Look:
@@ -60,12 +68,4 @@ def places(frame: Frame, farthest: float) -> Tensor:
     first, last = frame.first.log(), torch.minimum(frame.horizon, farthest * frame.last).log()
     share = torch.linspace(0.0, 1.0, PLACES, dtype=first.dtype, device=first.device)
     found: Tensor = (first + (last - first) * share).exp()
-    return found
-
-
-def remarks(risen: float, score: float, points: int, prior: str) -> list[str]:
-    """What is to be said of a forecast."""
-    found = [RISES.format(100.0 * math.expm1(risen), prior)] if risen > RISEN else []
-    if abs(score) > MISSED:
-        found.append(MISSES.format(min(points, LATEST), abs(score), "above" if score > 0 else "below"))
     return found

@@ -182,8 +182,10 @@ def _is_extreme(share: np.ndarray) -> np.ndarray:
 
 def _with_errors(names: Sequence[str], values: Any, errors: Any) -> dict[str, float]:
     """Each figure by its name, and its standard error; both of shape (names,)."""
-    pairs = zip(names, np.atleast_1d(values), np.atleast_1d(errors), strict=True)
-    return {key: float(v) for name, *pair in pairs for key, v in zip((name, f"{name}_se"), pair, strict=True)}
+    found: dict[str, float] = {}
+    for name, value, error in zip(names, np.atleast_1d(values), np.atleast_1d(errors), strict=True):
+        found |= {name: float(value), f"{name}_se": float(error)}
+    return found
 
 
 def _cell(value: float, error: float, figure: str) -> str:

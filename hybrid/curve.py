@@ -122,6 +122,11 @@ class Curve:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def has_points_of(self, other: "Curve") -> bool:
+        """Whether both have the same context, in whatever order replicates came; held-out points and labels aside."""
+        one, two = (np.stack([curve.x, curve.y])[:, np.lexsort((curve.y, curve.x))] for curve in (self, other))
+        return np.array_equal(one, two)
+
     def hold_out(self, points: int) -> "Curve":
         """The same curve with its last points moved to x_target, y_target; points held out before stay held out.
 

@@ -374,7 +374,7 @@ def plot_compare(fits: Sequence[Fit], ax: Axes | None = None, *, level: float = 
     if not 1 <= len(fits) <= len(COLOURS):
         raise InvalidArgumentError(f"plot_compare draws 1 to {len(COLOURS)} fits, got {len(fits)}")
     first = fits[0].curve
-    if any(not (np.array_equal(f.curve.x, first.x) and np.array_equal(f.curve.y, first.y)) for f in fits):
+    if not all(fit.curve.has_points_of(first) for fit in fits):
         raise InvalidArgumentError("plot_compare needs fits of the same curve")
     priors = list(dict.fromkeys(fit.prior.name for fit in fits))
     masses = _levels([level])

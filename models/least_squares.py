@@ -29,7 +29,7 @@ from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.law import Law
 from hybrid.models.namespace import get_namespace
 from hybrid.models.predictive import MixturePredictive
-from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand
+from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand, sigma_draws
 from hybrid.models.requirements import require_continuous
 from hybrid.models.residuals import checked
 
@@ -429,18 +429,17 @@ class _Search:
         far = positive & (np.abs(at - self.candidates[0]) > REACH - NEAR)
         return [f.name for f, there in zip(self.free, far, strict=True) if there]
 
-    def _prior_sigma(self) -> float:
-        (parameter,) = (p for p in self.prior.parameters if p.name == "sigma")
-        jax = importlib.import_module("jax")
-        return float(np.median(parameter.distribution.numpyro().sample(jax.random.key(0), (CANDIDATES,))))
-
     def _result(self, problem: Problem, rough: Array, u: Array, rss: Array, done: Array) -> EngineResult:
         tied = rss <= max((1.0 + TIE) * float(np.min(rss)), EXACT * problem.x.size)
         best = int(np.argmin(np.where(tied, np.abs(u - self.candidates[0]).max(1), np.inf)))
         finite = bool(np.isfinite(rss[best]))
         at = u[best] if finite else self.candidates[0]
         theta = {f.name: float(f.to_support(v)) for f, v in zip(self.free, at, strict=True)}
-        theta["sigma"] = _noise_scale(self.prior, problem, theta, len(self.free)) if finite else self._prior_sigma()
+        theta["sigma"] = (
+            _noise_scale(self.prior, problem, theta, len(self.free))
+            if finite
+            else float(np.median(sigma_draws(self.prior, CANDIDATES)))
+        )
         reasons = _reasons(problem, len(self.free), finite, bool(done[best]), self.max_steps)
         edges = self._edges(at)
         if edges and _misses(self.prior, problem, theta):

@@ -31,7 +31,7 @@ from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
 from hybrid.models.namespace import get_namespace
 from hybrid.models.parallel import run_tasks
-from hybrid.models.prior import AbstractPrior, Prior, double_precision
+from hybrid.models.prior import AbstractPrior, Prior, double_precision, sigma_draws
 from hybrid.models.requirements import require_continuous
 from hybrid.models.residuals import checked
 from hybrid.models.tempered_smc import tempered_smc
@@ -321,12 +321,6 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
     return _Attempt(np.concatenate(rounds[first:], 1), kept, health, len(rounds))
 
 
-def _noise_of(prior: Prior) -> Array:
-    """Some draws of the noise's sd from its prior, shape (AMONG,)."""
-    (sigma,) = (p.distribution for p in prior.parameters if p.name == "sigma")
-    return np.asarray(sigma.numpyro().sample(jax.random.key(0), (AMONG,)))
-
-
 def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, report: Report) -> EngineResult:
     with double_precision():
         points = pad(prior, problem, bucket(problem.x.size))
@@ -343,7 +337,7 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
             attempt = _attempt(prior, points, second, settings, report)
         theta = space.constrain(jnp.asarray(attempt.z), points.frame)
         noise = float(np.median(theta["sigma"]))
-        usual = _noise_of(prior)
+        usual = sigma_draws(prior, AMONG)
         lp = attempt.stats["lp"] + np.asarray(space.log_volume(jnp.asarray(attempt.z), points.frame))
         attempt = dataclasses.replace(attempt, stats={**attempt.stats, "lp": lp})
         draws = jax.tree.map(np.asarray, space.complete(jax.random.fold_in(key, LINEAR), theta, points))

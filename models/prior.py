@@ -155,6 +155,12 @@ class AbstractPrior(abc.ABC):
         return xr.Dataset(variables, coords={"draw": np.arange(n), "x": x}, attrs=attrs)
 
 
+def sigma_draws(prior: "Prior", n: int) -> np.ndarray:
+    """n draws of the noise scale from its own distribution, by JAX and always the same, shape (n,)."""
+    (sigma,) = (p.distribution for p in prior.parameters if p.name == "sigma")
+    return np.asarray(sigma.numpyro().sample(importlib.import_module("jax").random.key(0), (n,)))
+
+
 def share_without(mean: Array, y: Array) -> float:
     """The share of draws without a curve: a NaN in the mean (n, n_x), or in y (n, n_x) where the noise allows no such mean."""
     return float((np.isnan(np.asarray(mean)) | np.isnan(np.asarray(y))).any(-1).mean())

@@ -226,7 +226,7 @@ def test_a_fit_says_where_it_is_defined_and_what_its_network_was_trained_for() -
     assert first_shown(published, curve.x_target) == X[0]
 
 
-def test_forecasts_that_cannot_be_kept_are_still_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forecasts_that_cannot_be_kept_are_still_scored(tmp_path: Path) -> None:
     data, out = write(tmp_path / "a.csv"), tmp_path / "out"
     first = hybrid.benchmark(data, "least_squares:m2", out, figures=False, progress=False)
     (entry, *_) = (out / "cache").iterdir()
