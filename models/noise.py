@@ -2,7 +2,7 @@
 
 import abc
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,8 @@ MOST_TAPER = 5.0  # of the log of the factor by which a level changes the noise
 
 def _from_zero(y: Array, f: Array, cdf: Array) -> Array:
     """P(Y <= y | f) of a Y that is never negative, from its cdf for y > 0: with certainty 0 where f has underflowed to 0."""
+    if not np.any(np.asarray(y) <= 0):
+        return cdf
     nothing = (np.asarray(y) <= 0) & (np.asarray(f) >= 0)  # neither is NaN
     return np.where(nothing, np.where((np.asarray(y) == 0) & (np.asarray(f) == 0), 1.0, 0.0), cdf)
 
@@ -50,6 +52,10 @@ class Noise(abc.ABC):
     @abc.abstractmethod
     def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
         """P(Y <= y | f, theta), NumPy."""
+
+    def cdf_of_rows(self, f: Array, theta: Mapping[str, Array]) -> Callable[[Array, Array], Array]:
+        """The cdf along f of shape (n, S), for many y: a function of y, shape (m,), and the rows of f meant; shape (m, S)."""
+        return lambda y, rows: self.cdf(y[:, None], f[rows], theta)
 
     @abc.abstractmethod
     def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
@@ -85,6 +91,18 @@ class LogNormalNoise(Noise):
         with np.errstate(divide="ignore", invalid="ignore"):
             found = special.ndtr((np.log(np.maximum(y, 0.0)) - np.log(f)) / theta["sigma"])
         return _from_zero(y, f, found)
+
+    def cdf_of_rows(self, f: Array, theta: Mapping[str, Array]) -> Callable[[Array, Array], Array]:
+        log_f, sigma = np.log(f), theta["sigma"]  # once, and no array is made that need not be: quantiles take many y
+
+        def cdf(y: Array, rows: Array) -> Array:
+            if np.any(y <= 0):
+                return self.cdf(y[:, None], f[rows], theta)
+            z = log_f[rows]
+            np.subtract(np.log(y)[:, None], z, out=z)
+            return special.ndtr(np.divide(z, sigma, out=z), out=z)
+
+        return cdf
 
     def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
         return f * np.exp(theta["sigma"] * special.ndtri(p))

@@ -135,8 +135,10 @@ class MixturePredictive:
         low, high = low - 1e-9 * np.abs(low), high + 1e-9 * np.abs(high)  # rounding must not put the root outside
         points, targets = np.broadcast_arrays(np.arange(level.shape[0]), p[:, None])
 
+        below = self._noise.cdf_of_rows(level, self._theta)
+
         def excess(y: Array, point: Array, target: Array) -> Array:
-            return self._noise.cdf(y[..., None], level[point], self._theta).mean(-1) - target
+            return below(y.ravel(), point.ravel()).mean(-1).reshape(y.shape) - target
 
         tolerances = {"xrtol": RELATIVE_TOLERANCE, "fatol": 0.0}
         root = elementwise.find_root(excess, (low, high), args=(points, targets), tolerances=tolerances, maxiter=2000)

@@ -124,3 +124,14 @@ def test_a_level_changes_the_noise_no_more_than_by_the_stated_factor(noise: Nois
     theta, y = {"sigma": np.array(0.01), **extra}, expected.ppf([0.01, 0.5, 0.9])
     np.testing.assert_allclose(noise.cdf(y, np.array(level), theta), [0.01, 0.5, 0.9], rtol=1e-8)
     np.testing.assert_allclose(noise.log_prob(y, np.array(level), theta), expected.logpdf(y), rtol=1e-8)
+
+
+def test_the_cdf_of_rows_is_the_cdf(noise: Noise) -> None:
+    f = np.stack([GRID_F, 2.0 * GRID_F, np.where(GRID_F > 1.0, 0.0, np.nan)])
+    y, rows = np.array([0.3, 0.0, 1.1, -0.2, 0.7]), np.array([2, 2, 1, 0, 0])
+    with np.errstate(all="ignore"):
+        found = noise.cdf_of_rows(f, theta_of(noise))
+        np.testing.assert_allclose(found(y, rows), noise.cdf(y[:, None], f[rows], theta_of(noise)), rtol=1e-12)
+        above = y > 0
+        expected = noise.cdf(y[above][:, None], f[rows[above]], theta_of(noise))
+        np.testing.assert_allclose(found(y[above], rows[above]), expected, rtol=1e-12)
