@@ -12,7 +12,7 @@ help:
 	@echo "make test-slow  the tests that take longer"
 	@echo "make lint       style, format and types"
 	@echo "make format     rewrite the sources in the house format"
-	@echo "make bench      measure the figures that README.md states"
+	@echo "make bench      measure the figures that README.md and docs/measured.md state"
 	@echo "make notebooks  run the notebooks, and keep what they show"
 	@echo "make clean      remove the environment, caches and outputs"
 

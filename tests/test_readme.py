@@ -1,4 +1,4 @@
-"""README.md: its Python runs as printed, its commands parse, and its tables are complete."""
+"""README.md and docs/measured.md: Python runs as printed, commands parse, tables are complete, links lead on."""
 
 import re
 import shlex
@@ -16,11 +16,14 @@ from hybrid.cli import main
 from hybrid.fitting import ENGINES
 from hybrid.models.registry import prior_names
 
-TEXT = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "docs/measured.md")
+TEXT, MEASURED = ((ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS)
+ALL = TEXT + MEASURED
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", ALL, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[list[str]]:
@@ -47,10 +50,10 @@ def test_commands_parse(arguments: list[str]) -> None:
         assert isinstance(context, click.Context)
 
 
-@pytest.mark.parametrize("command", sorted({" ".join(c.split()) for c in re.findall(r"benchmarks/(\w+\.py[^`]*)`", TEXT)}))
+@pytest.mark.parametrize("command", sorted({" ".join(c.split()) for c in re.findall(r"benchmarks/(\w+\.py[^`]*)`", ALL)}))
 def test_options_of_the_benchmarks_exist(command: str) -> None:
     script, *words = command.split()
-    source = (Path(__file__).resolve().parent.parent / "benchmarks" / script).read_text(encoding="utf-8")
+    source = (ROOT / "benchmarks" / script).read_text(encoding="utf-8")
     assert all(f'"{word}"' in source for word in words if word.startswith("--"))
 
 
@@ -67,6 +70,13 @@ def test_tables_name_every_prior_and_engine() -> None:
 
 
 def test_make_targets_exist() -> None:
-    makefile = (Path(__file__).resolve().parent.parent / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", TEXT)) <= targets
+    assert set(re.findall(r"make ([a-z-]+)", ALL)) <= targets
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files(name: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).is_file()] == []
