@@ -106,6 +106,7 @@ class BarDistribution(torch.distributions.Distribution):
             raise InvalidArgumentError(f"{edges.numel()} edges need {edges.numel() + 1} logits, got {logits.shape[-1]}")
         if self.tails.shape[-1:] != (2,):
             raise InvalidArgumentError(f"there are two tails, but tails has shape {tuple(self.tails.shape)}")
+        self.logits = self.logits.expand(*torch.broadcast_shapes(logits.shape[:-1], self.tails.shape[:-1]), logits.shape[-1])
         if validate_args is not False:
             _check_edges(self.edges)
         shape = torch.broadcast_shapes(logits.shape[:-1], self.tails.shape[:-1], self.loc.shape, self.scale.shape)
@@ -117,7 +118,9 @@ class BarDistribution(torch.distributions.Distribution):
         shape = torch.Size(batch_shape)
         logits, tails = (part.expand(*shape, part.shape[-1]) for part in (self.logits, self.tails))
         affine = self.loc.expand(shape), self.scale.expand(shape)
-        return BarDistribution(logits, self.edges, *affine, tails, validate_args=False)
+        found = BarDistribution(logits, self.edges, *affine, tails, validate_args=False)
+        found._validate_args = self._validate_args  # as torch's own do: of values, whose checks go on
+        return found
 
     def mirrored(self) -> "BarDistribution":
         """The distribution of -y."""
@@ -205,10 +208,11 @@ class BarDistribution(torch.distributions.Distribution):
         share = ((p - _take(self._below, k - 1)) / _take(self._mass, k).clamp(min=tiny)).clamp(0.0, 1.0)
         left, right = self.tail_scales
         bins = self.edges[k - 1] + share * self._widths[k - 1]
-        low = self.edges[0] - left * (self._log_mass[..., 0] - p.log()).clamp(min=0.0)
-        high = self.edges[-1] + right * (self._log_mass[..., -1] - (-p).log1p()).clamp(min=0.0)
+        within = torch.where((p > 0) & (p < 1), p, 0.5)  # infinities would make NaN of gradients
+        low = self.edges[0] - left * (self._log_mass[..., 0] - within.log()).clamp(min=0.0)
+        high = self.edges[-1] + right * (self._log_mass[..., -1] - (-within).log1p()).clamp(min=0.0)
         u = self._choose(piece, low, bins, high)
-        u = torch.where(p == 0, -torch.inf, torch.where(p == 1, torch.inf, u))
+        u = torch.where(p == 0, -torch.inf, torch.where(p == 1, torch.inf, torch.where((p > 0) & (p < 1), u, torch.nan)))
         return self.loc + self.scale * u
 
     @torch.no_grad()
@@ -235,7 +239,7 @@ class BarDistribution(torch.distributions.Distribution):
     @property
     def mean(self) -> Tensor:
         """E[y], shape batch_shape."""
-        return self.loc + self.scale * self._mean_u
+        return (self.loc + self.scale * self._mean_u).expand(self.batch_shape)
 
     @property
     def variance(self) -> Tensor:
@@ -243,14 +247,14 @@ class BarDistribution(torch.distributions.Distribution):
         left, right = self.tail_scales
         inner = self._pieces(left**2, self._widths**2 / 12.0, right**2)
         spread = (self._mass * (inner + (self._centres - self._mean_u[..., None]) ** 2)).sum(-1)
-        return self.scale**2 * spread
+        return (self.scale**2 * spread).expand(self.batch_shape)
 
     def entropy(self) -> Tensor:
         """Differential entropy in nats, shape batch_shape."""
         left, right = self.tail_scales
         inner = self._pieces(1.0 + left.log(), self._widths.log(), 1.0 + right.log())
         log_mass = torch.where(self._mass > 0, self._log_mass, 0.0)  # 0 log 0 = 0, with a gradient of 0 as well
-        return (self._mass * (inner - log_mass)).sum(-1) + self.scale.log()
+        return ((self._mass * (inner - log_mass)).sum(-1) + self.scale.log()).expand(self.batch_shape)
 
     def crps(self, value: Tensor) -> Tensor:
         """Continuous ranked probability score at y, in units of y, in closed form; lower is better.

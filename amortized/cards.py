@@ -215,10 +215,9 @@ def user_folder() -> Path:
 
 
 @functools.lru_cache
-def _cards(folder: Path, changed: float) -> tuple[Card, ...]:
-    del changed  # part of the key: a folder that was written to is read again
+def _cards(files: tuple[tuple[Path, int, int], ...]) -> tuple[Card, ...]:
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path, *_ in files:
         try:
             found.append(read_card(path))
         except FileFormatError:
@@ -229,8 +228,8 @@ def _cards(folder: Path, changed: float) -> tuple[Card, ...]:
 def _cards_in(find: Callable[[], Path]) -> tuple[Card, ...]:
     """The cards in a folder; none where there is no such folder or it cannot be read, as in another user's home."""
     try:
-        folder = find()
-        return _cards(folder, folder.stat().st_mtime)
+        there = [(path, path.stat()) for path in sorted(find().glob("*.json"))]
+        return _cards(tuple((path, about.st_mtime_ns, about.st_size) for path, about in there))
     except (OSError, InvalidArgumentError):
         return ()
 

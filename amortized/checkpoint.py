@@ -309,6 +309,22 @@ def _load(
     return model.eval().to(device)
 
 
+def trained_with(card: Card) -> tuple[Settings, Design]:
+    """The settings of the network that a card is about, and the design of the curves that it was trained on.
+
+    Raises
+    ------
+    FileFormatError
+        If the card is of another version.
+    """
+    try:
+        return Settings.from_dict(card.content["settings"]), Design.from_dict(card.content["design"])
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"the model card {card.path} is of another version ({error}): train with `hybrid train`"
+        ) from None
+
+
 def load_checkpoint(
     prior: AbstractPrior, path: str | os.PathLike[str] | None = None, device: str = "cpu"
 ) -> tuple[AmortizedModel, Card]:
@@ -322,19 +338,13 @@ def load_checkpoint(
         If card or weights are missing, damaged or foreign.
     """
     card = find_card(prior, path)
-    try:
-        settings = Settings.from_dict(card.content["settings"])
-        best = Design.from_dict(card.content["design"]).best_so_far > 0
-    except FileFormatError as error:
-        raise FileFormatError(
-            f"the model card {card.path} is of another version ({error}): train with `hybrid train`"
-        ) from None
+    settings, design = trained_with(card)
     if not card.weights.exists():
         raise FileFormatError(
             f"there is no file {card.weights} beside its model card: install it again, or train with `hybrid train`"
         )
     changed = card.weights.stat().st_mtime
-    return _load(card.weights, changed, card.content["weights_sha256"], prior, settings, best, device), card
+    return _load(card.weights, changed, card.content["weights_sha256"], prior, settings, design.best_so_far > 0, device), card
 
 
 def write_scores(card: Card, name: str, figures: Mapping[str, Any], command: str) -> None:

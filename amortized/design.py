@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hybrid.models.checks import as_integer
+from hybrid.models.checks import as_integer, is_real
 from hybrid.models.coordinates import Frame, Unit, get_coordinates
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
 
@@ -110,7 +110,14 @@ class Design:
 
     def __post_init__(self) -> None:
         for name, least in (("context", 3.0), ("factor", 1.0), ("decades", 0.0), ("horizon", 1.0)):
-            low, high = getattr(self, name)
+            try:
+                low, high = getattr(self, name)
+                if not (is_real(low) and is_real(high)):
+                    raise TypeError
+            except (TypeError, ValueError):
+                raise InvalidArgumentError(f"{name} must be a range (low, high), got {getattr(self, name)!r}") from None
+            if name != "context":
+                object.__setattr__(self, name, (float(low), float(high)))
             lowest_is_allowed = name == "context"
             if not (low <= high < math.inf and (low > least or (lowest_is_allowed and low == least))):
                 bound = "at least" if lowest_is_allowed else "above"
@@ -123,8 +130,15 @@ class Design:
         object.__setattr__(self, "context", tuple(as_integer(size, "context", 3, MOST_POINTS) for size in self.context))
         object.__setattr__(self, "targets", as_integer(self.targets, "targets", 1, MOST_POINTS))
         for name in ("repeated", "interpolated", "best_so_far", "before"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidArgumentError(f"{name} must be a probability, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not is_real(value) or not 0.0 <= value <= 1.0:
+                raise InvalidArgumentError(f"{name} must be a probability, got {value!r}")
+            object.__setattr__(self, name, float(value))
+        try:
+            pairs = self.spacing.items() if isinstance(self.spacing, Mapping) else self.spacing
+            object.__setattr__(self, "spacing", tuple((str(name), float(share)) for name, share in pairs))
+        except (TypeError, ValueError):
+            raise InvalidArgumentError(f"spacing must pair names with probabilities, got {self.spacing!r}") from None
         names = [name for name, _ in self.spacing]
         if len(set(names)) != len(names) or not set(names) <= set(SPACINGS):
             raise InvalidArgumentError(f"spacing must name each of {', '.join(SPACINGS)} at most once, got {', '.join(names)}")

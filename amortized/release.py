@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -235,10 +236,7 @@ def train_prior(
             **({} if begin is None else {"origin": begin.summary}),
             "scores": scores,
         }
-        for there in (folder / f"{prior.name}{ending}" for ending in WRITTEN):
-            if there.exists():
-                with replacing(there.with_name(f"{there.name}{BEFORE}")) as temporary:
-                    shutil.copyfile(there, temporary)
+        _keep(folder, prior.name)
         card = save_checkpoint(folder / prior.name, model, content)
         state_path.unlink(missing_ok=True)
         return card
@@ -259,6 +257,19 @@ def _check_free(path: Path, prior: AbstractPrior) -> None:
             f"{path} holds weights of another prior {card.name!r}, with fingerprint {card.fingerprint}: give this one another "
             "name, as by prior.replace(name=...), or another folder, or move those files away"
         )
+
+
+def _keep(folder: Path, name: str) -> None:
+    """Keep copies of the weights in a folder, if they are whole: of weights without their own card an earlier run died."""
+    try:
+        card = read_card(folder / f"{name}.json")
+        whole = hashlib.sha256(card.weights.read_bytes()).hexdigest() == card.content["weights_sha256"]
+    except (FileFormatError, OSError):
+        return
+    for there in (folder / f"{name}{ending}" for ending in WRITTEN):
+        if whole and there.exists():
+            with replacing(there.with_name(f"{there.name}{BEFORE}")) as temporary:
+                shutil.copyfile(there, temporary)
 
 
 def weights_folder(out: str | os.PathLike[str] | None = None) -> Path:

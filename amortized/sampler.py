@@ -177,6 +177,6 @@ def sample_curves(
     EngineUnavailableError
         If the prior is neither a `Prior` nor `nslpfn`.
     """
-    if isinstance(generator, int):
-        generator = torch.Generator(device).manual_seed(generator)
+    if not isinstance(generator, torch.Generator):
+        generator = torch.Generator(device).manual_seed(int(generator))
     return draw_curves(prior, design.sample(batch, generator), generator, dtype)

@@ -1,16 +1,23 @@
 """What a network and its training are, as data."""
 
 import dataclasses
+import numbers
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hybrid.amortized.design import Design
 from hybrid.amortized.law_frame import SEARCHES
+from hybrid.models.checks import is_real
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is an integer, by Python or NumPy; True and False are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,17 +108,19 @@ class Settings:
             "batch",
             "shards",
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not _is_whole(value := getattr(self, name)) or value < 1:
                 raise InvalidArgumentError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not isinstance(self.futures, int) or isinstance(self.futures, bool) or self.futures < 0:
+            object.__setattr__(self, name, int(value))
+        if not _is_whole(self.futures) or self.futures < 0:
             raise InvalidArgumentError(f"futures must be an integer of at least 0, got {self.futures!r}")
+        object.__setattr__(self, "futures", int(self.futures))
         if self.width % self.heads:
             raise InvalidArgumentError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.batch % self.shards:
             raise InvalidArgumentError(f"batch ({self.batch}) must be a multiple of shards ({self.shards})")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+        if not _is_whole(self.seed) or not 0 <= self.seed < 2**32:
             raise InvalidArgumentError(f"seed must be an integer from 0 to 2^32 - 1, got {self.seed!r}")
+        object.__setattr__(self, "seed", int(self.seed))
         for name in (
             "learning_rate",
             "warmup",
@@ -123,7 +132,10 @@ class Settings:
             "parameter_weight",
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+            if is_real(value) and not isinstance(value, (int, float)):
+                value = float(value)  # a number of NumPy's, which JSON does not know
+                object.__setattr__(self, name, value)
+            if not is_real(value) or not abs(value) <= sys.float_info.max:
                 raise InvalidArgumentError(f"{name} must be a finite number, got {value!r}")
         if not (self.learning_rate > 0 and self.clip > 0):
             raise InvalidArgumentError("learning_rate and clip must be above 0")
@@ -221,5 +233,7 @@ def preset_settings(name: str) -> Settings:
 
 
 def design_for(prior: AbstractPrior) -> Design:
-    """The design that a prior's network is trained on unless another is given."""
-    return DESIGNS.get(prior.name, Design(before=0.1) if prior.coordinates == "ratio" else Design())
+    """The design that a prior's network is trained on unless another is given: that of its law, whatever the prior's name."""
+    usual = Design(before=0.1) if prior.coordinates == "ratio" else Design()
+    own = DESIGNS.get(prior.to_dict()["law"], usual)
+    return own if prior.coordinates == "ratio" or not own.before else usual

@@ -64,9 +64,10 @@ def coverage_error(pit: Array, curve: Array, levels: Sequence[float] | Array = M
 
     Returns
     -------
-    Array of shape (levels,); NaN where all points are of one curve.
+    Array of shape (levels,); NaN where all points are of one curve, or a pit is NaN.
     """
-    inside = np.abs(2.0 * np.asarray(pit)[:, None] - 1.0) <= np.asarray(levels)
+    depth = np.abs(2.0 * np.asarray(pit)[:, None] - 1.0)
+    inside = np.where(np.isnan(depth), np.nan, depth <= np.asarray(levels))
     members = np.unique(np.asarray(curve), return_inverse=True)[1].reshape(-1)
     count = int(members.max()) + 1
     away = np.zeros((count, inside.shape[1]))

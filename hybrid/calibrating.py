@@ -221,6 +221,15 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     return Calibration(tree)
 
 
+def _usual_design(prior: AbstractPrior, engine: str, checkpoint: str | os.PathLike[str] | None) -> Any:
+    """The positions to calibrate on: by a network those that it was trained on, which its card tells."""
+    if engine == "pfn":
+        card = importlib.import_module("hybrid.amortized.cards").find_card(prior, checkpoint)
+        return importlib.import_module("hybrid.amortized.checkpoint").trained_with(card)[1]
+    design = importlib.import_module("hybrid.amortized.settings").design_for(prior)
+    return dataclasses.replace(design, context=NUTS_SIZES)
+
+
 def calibrate(
     prior: str | AbstractPrior = "m4",
     engine: str = "pfn",
@@ -244,8 +253,8 @@ def calibrate(
         Number of curves, at least 16; None takes 256 for "nuts" and 2000 for "pfn". With 256 a posterior that is 20 % too
         narrow, or .3 sd off, is found in most runs (`tests/test_uniformity.py` asks for 34 of 40).
     design
-        Where the points of the curves lie; None takes the design that the prior's network is trained on, for "nuts" with
-        contexts of 5 to 60 points.
+        Where the points of the curves lie; None takes for "pfn" the design that these very weights were trained on, for "nuts"
+        that of the prior's law, with contexts of 5 to 60 points.
     seed
         Of the curves and of all ranks.
     cache
@@ -285,9 +294,7 @@ def calibrate(
     workers = as_integer(workers, "workers", 1, 1024)
     seed = as_integer(seed, "seed", 0, 2**32 - 2)
     if design is None:
-        design = importlib.import_module("hybrid.amortized.settings").design_for(prior)
-        if engine == "nuts":
-            design = dataclasses.replace(design, context=NUTS_SIZES)
+        design = _usual_design(prior, engine, checkpoint)
     run = importlib.import_module("hybrid.diagnostics.sbc").run_sbc
     tree = run(prior, engine, count, design, seed, None if cache is None else Path(cache), workers, progress, checkpoint)
     versions = importlib.import_module("hybrid.fitting").versions_of(engine)

@@ -186,7 +186,8 @@ def loo(fit: Fit) -> pd.DataFrame:
 
     Where forecasts follow from draws by Pareto-smoothed importance sampling of these (Vehtari, Gelman and Gabry 2017), a drift
     integrated out (Bürkner, Gabry and Vehtari 2020); where the network makes them, by asking it without the point. Coordinates
-    then follow from the points that are left.
+    then follow from the points that are left; the y scale stays that of the fit, as the prior is one thing for all points, also
+    where it is the largest y by default and that is the point left out.
 
     Parameters
     ----------

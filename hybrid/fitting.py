@@ -244,11 +244,10 @@ def fit_many(
             which = f"curve {i}" if curve.name is None else f"curve {i} ({curve.name})"
             raise InvalidArgumentError(f"{which}: {error}" if len(curves) > 1 else str(error)) from None
     problems = [Problem(frame.x_to(c.x), c.y / frame.y_scale, frame) for c, frame in zip(curves, frames, strict=True)]
-    if engine == "auto":
-        return _fit_auto(curves, prior, problems, scales, seed, progress, options)
-    run = _runner(engine, options)
     with compiled_by_jax(prior):
-        results = run(prior, problems, seed, progress, **options)
+        if engine == "auto":
+            return _fit_auto(curves, prior, problems, scales, seed, progress, options)
+        results = _runner(engine, options)(prior, problems, seed, progress, **options)
     return _as_fits(curves, prior, engine, scales, seed, results)
 
 

@@ -211,7 +211,10 @@ def _loading(subject: Calibration | Fit, source: Path) -> str:
     carried = source.with_name("law.pkl")
     carried.write_bytes(importlib.import_module("cloudpickle").dumps(law))
     read = f"cloudpickle.loads(Path({str(carried)!r}).read_bytes())"
-    return f"import cloudpickle\nfrom pathlib import Path\nfit = hybrid.load_fit({str(source)!r}, law={read})"
+    # What is defined in a module goes by the module's name, which the page's process must find where this one does.
+    places = [str(Path(place).absolute()) for place in sys.path]
+    found = f"import sys\nsys.path += [place for place in {places!r} if place not in sys.path]"
+    return f"{found}\nimport cloudpickle\nfrom pathlib import Path\nfit = hybrid.load_fit({str(source)!r}, law={read})"
 
 
 def _this_command() -> str:

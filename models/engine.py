@@ -50,7 +50,7 @@ class EngineResult:
     status
         "ok", or "needs_review" where the draws should not be trusted as they are.
     reasons
-        Why, one sentence each, with the remedy. May hold remarks also where status is "ok".
+        Why, one sentence each, with the remedy; none where status is "ok".
     info
         Facts for the verdict, JSON-ready: "method", and for samplers "max_rhat", "min_ess_bulk", "min_ess_tail", "divergences".
     predictive

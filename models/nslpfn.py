@@ -25,6 +25,7 @@ GRID = 1000
 MAX_ROUNDS = 10_000
 ROW = 100  # positions of a curve that is drawn, at least
 FARTHEST_END = 0.9  # of a context
+LAW = "nslpfn"  # there is no such law, but a sampler
 _FAMILIES = (0.7, 0.2, 0.1)
 
 
@@ -110,12 +111,14 @@ def _curves(rng: np.random.Generator, x: Array, cutoff: Array, family: Array) ->
 class NslPfn(AbstractPrior):
     """The released sampler of NSL-PFN as a prior that can be simulated but not evaluated."""
 
-    name = "nslpfn"
     coordinates = "unit"
     class_meanings = MappingProxyType({"family": "0 Down, 1 Down-Down, 2 Down-Up-Down"})
 
-    def __init__(self, sigma: Distribution | None = None) -> None:
+    def __init__(self, sigma: Distribution | None = None, name: str = LAW) -> None:
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"the name of a prior must be text, got {name!r}")
         self._sigma = sigma or Distribution("LogNormal", loc=-4.0, scale=1.0)
+        self.name = name
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NslPfn) and self.to_dict() == other.to_dict()
@@ -135,17 +138,17 @@ class NslPfn(AbstractPrior):
         return False
 
     def to_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, "name": self.name, "law": "nslpfn", "law_version": 1, "sigma": self._sigma.to_dict()}
+        return {"format": FORMAT, "name": self.name, "law": LAW, "law_version": 1, "sigma": self._sigma.to_dict()}
 
-    def replace(self, **changes: Any) -> "NslPfn":
-        """The same sampler with other noise: ``replace(sigma=...)``, a LogNormal or a mapping of its hyperparameters."""
-        if set(changes) != {"sigma"}:
+    def replace(self, name: str | None = None, **changes: Any) -> "NslPfn":
+        """The same sampler under another name, or with other noise: sigma, a LogNormal or a mapping of its hyperparameters."""
+        if set(changes) - {"sigma"} or (name is None and not changes):
             raise InvalidArgumentError("prior 'nslpfn' can only replace sigma; the rest is the released sampler")
-        change = changes["sigma"]
+        change = changes.get("sigma", self._sigma)
         sigma = self._sigma.replace(**change) if isinstance(change, Mapping) else change
         if not isinstance(sigma, Distribution) or sigma.family != "LogNormal":
             raise InvalidArgumentError("sigma of 'nslpfn' must be a LogNormal distribution")
-        return NslPfn(sigma)
+        return NslPfn(sigma, self.name if name is None else name)
 
     def log_density(self, *args: Any, **kwargs: Any) -> Array:
         """Not available: the released sampler has no density."""

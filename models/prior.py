@@ -84,7 +84,7 @@ class AbstractPrior(abc.ABC):
 
     @abc.abstractmethod
     def replace(self, **changes: Any) -> "AbstractPrior":
-        """The same prior with some distributions changed."""
+        """The same prior with some distributions changed, or, by `name`, under another name."""
 
     @abc.abstractmethod
     def draw(self, n: int, x: Array, frame: Frame, seed: int, backend: str) -> tuple[dict[str, Array], Array, Array]:

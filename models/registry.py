@@ -33,7 +33,7 @@ def prior_names() -> tuple[str, ...]:
 
 def law_names() -> frozenset[str]:
     """Names of the laws of the shipped priors."""
-    return frozenset(p.law.name for p in PRIORS if isinstance(p, Prior)) | {nslpfn.PRIOR.name}
+    return frozenset(p.law.name for p in PRIORS if isinstance(p, Prior)) | {nslpfn.LAW}
 
 
 def get_prior(name: str | AbstractPrior) -> AbstractPrior:
@@ -62,9 +62,9 @@ def prior_from_dict(description: Mapping[str, Any], law: Law | None = None) -> A
     """
     if not isinstance(description, Mapping) or "law" not in description:
         raise FileFormatError("not a description of a prior: it names no law")
-    if description["law"] == "nslpfn":
+    if description["law"] == nslpfn.LAW:
         try:
-            found = nslpfn.NslPfn().replace(sigma=Distribution.from_dict(description["sigma"]))
+            found = nslpfn.NslPfn().replace(str(description["name"]), sigma=Distribution.from_dict(description["sigma"]))
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"not a complete description of a prior: {error!r}") from None
         if dict(description) != found.to_dict():

@@ -249,3 +249,43 @@ def test_moments_of_exp_stay_finite_however_long_a_tail_is() -> None:
     bar = BarDistribution(torch.zeros(6, dtype=torch.float64), edges, 0.0, 3.0, tails=torch.full((2,), LONGEST).double())
     first, second = (float(_exponential_moment(bar, power)) for power in (1.0, 2.0))
     assert 0 < first**2 < second < math.inf
+
+
+@pytest.mark.parametrize("shape", [{"loc": (4, 3)}, {"scale": (3,)}, {"tails": (3, 2)}, {"logits": (4, 1, 5), "tails": (3, 2)}])
+def test_all_moments_and_scores_have_the_shape_of_the_batch(shape: dict[str, tuple[int, ...]]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"logits": (5,), "loc": (), "scale": (), "tails": (2,), **shape}
+    logits, loc, scale, tails = (torch.randn(shapes[name], generator=generator) for name in ("logits", "loc", "scale", "tails"))
+    bar = BarDistribution(logits, torch.arange(4.0), loc, scale.exp(), tails)
+    y = torch.full(bar.batch_shape, 0.7)
+    for found in (bar.mean, bar.variance, bar.entropy(), bar.log_prob(y), bar.cdf(y), bar.icdf(0.5 + 0.0 * y), bar.crps(y)):
+        assert found.shape == bar.batch_shape
+    index = tuple(size - 1 for size in bar.batch_shape)
+    whole = bar.expand(bar.batch_shape)
+    one = BarDistribution(whole.logits[index], bar.edges, whole.loc[index], whole.scale[index], whole.tails[index])
+    for many, single in ((bar.variance, one.variance), (bar.entropy(), one.entropy()), (bar.crps(y), one.crps(y[index]))):
+        torch.testing.assert_close(many[index], single)
+    joint = torch.distributions.Independent(bar, 1)
+    torch.testing.assert_close(joint.entropy(), bar.entropy().sum(-1))
+    torch.testing.assert_close(joint.variance, bar.variance)
+
+
+def test_what_is_expanded_still_checks_values() -> None:
+    bar = BarDistribution(torch.zeros(4), torch.arange(3.0), validate_args=True)
+    for checked in (bar, bar.expand((2,))):
+        with pytest.raises(ValueError, match="support"):
+            checked.log_prob(torch.tensor(torch.nan))
+    unchecked = BarDistribution(torch.zeros(4), torch.arange(3.0), validate_args=False).expand((2,))
+    assert bool(unchecked.log_prob(torch.tensor(torch.nan)).isnan().all())
+
+
+def test_quantiles_at_the_ends_have_gradients_without_nan() -> None:
+    logits, tails = torch.zeros(4, requires_grad=True), torch.zeros(2, requires_grad=True)
+    found = BarDistribution(logits, torch.arange(3.0), tails=tails).icdf(torch.tensor([0.0, 0.01, 0.5, 1.0]))
+    assert found[0] == -torch.inf
+    assert found[3] == torch.inf
+    for gradient in torch.autograd.grad(
+        found[1:3].sum() + 0.0 * found[[0, 3]].nan_to_num(0.0, 0.0, 0.0).sum(), (logits, tails)
+    ):
+        assert bool(gradient.isfinite().all())
+    assert bool(BarDistribution(torch.zeros(4), torch.arange(3.0)).icdf(torch.tensor([-0.1, 1.1])).isnan().all())

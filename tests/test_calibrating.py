@@ -1,6 +1,7 @@
 """Simulation-based calibration from end to end: the posterior of a small model passes, spoilt ones are found."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 import hybrid
 from hybrid import calibrating
+from hybrid.amortized import cards
 from hybrid.amortized.design import Design
 from hybrid.calibrating import JOINT, PREDICTIVE
 from hybrid.cli import main
@@ -21,7 +23,7 @@ from hybrid.diagnostics import sbc
 from hybrid.diagnostics.datatree import write_datatree
 from hybrid.diagnostics.simulate import ExactDraws, exact_draws, simulate
 from hybrid.models.engine import EngineResult, Problem
-from hybrid.models.errors import InvalidArgumentError
+from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.prior import Prior
 from hybrid.models.registry import get_prior
 
@@ -386,3 +388,22 @@ def test_an_interruption_says_where_the_draws_are(tmp_path: Path, monkeypatch: p
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert f"the draws so far are in {tmp_path / 'page.draws.npz'}" in result.stderr
+
+
+def test_a_network_is_calibrated_where_it_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the prior is called; by NUTS positions follow from the law."""
+    seen: list[Design] = []
+
+    def run(prior: object, engine: str, count: int, design: Design, *rest: object) -> None:
+        seen.append(design)
+        raise EngineUnavailableError("enough")
+
+    monkeypatch.setattr("hybrid.diagnostics.sbc.run_sbc", run)
+    for prior in (hybrid.get_prior("lcpfn"), hybrid.get_prior("lcpfn").replace(name="mine")):
+        with pytest.raises(EngineUnavailableError, match="enough"):
+            hybrid.calibrate(prior, "pfn", simulations=16)
+    trained = Design.from_dict(json.loads((cards.SHIPPED / "lcpfn.json").read_text(encoding="utf-8"))["design"])
+    assert seen == [trained, trained]
+    with pytest.raises(EngineUnavailableError, match="enough"):
+        hybrid.calibrate("m1", "nuts", simulations=16)
+    assert seen[-1] == dataclasses.replace(Design(before=0.1), context=(5, 60))

@@ -111,3 +111,12 @@ def test_a_bad_design_names_the_card(card: Card) -> None:
     with pytest.raises(FileFormatError) as error:
         hybrid.fit(hybrid.Curve([1.0, 2, 4, 8], [4.0, 3, 2, 1.5]), "m1", engine="pfn", checkpoint=card.path)
     check_message(error, card.path, TRAIN)
+
+
+def test_a_card_that_is_written_over_is_read_again(card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path)
+    assert cards.find_card(PRIOR).content["curves"] == CONTENT["curves"]
+    text = card.path.read_text(encoding="utf-8")
+    with card.path.open("r+", encoding="utf-8") as file:  # in place: the folder itself does not change
+        file.write(text.replace('"curves": 192', '"curves": 193'))
+    assert cards.find_card(PRIOR).content["curves"] == CONTENT["curves"] + 1

@@ -173,3 +173,9 @@ def branches(self: Any, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
 def test_calibration_tells_of_a_law_that_jax_cannot_follow() -> None:
     with pytest.raises(InvalidArgumentError, match="law 'made' cannot be compiled: write `mean` with the functions of xp"):
         hybrid.calibrate(declare(mean=branches), "nuts", simulations=16, progress=False)
+
+
+@pytest.mark.parametrize("engine", ["nuts", "auto", "least_squares"])
+def test_a_fit_tells_of_a_law_that_jax_cannot_follow(engine: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="law 'made' cannot be compiled: write `mean` with the functions of xp"):
+        hybrid.fit(CURVE, declare(mean=branches), engine, progress=False)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,3 +224,28 @@ def test_targets_beyond_the_context_are_even_in_a_power_of_x() -> None:
     assert float((x > 10.0).double().mean()) == pytest.approx(math.log(5.5) / math.log(10.0), abs=0.01)
     assert 1.0 <= float(x.min()) < 1.1
     assert 95.0 < float(x.max()) <= 100.0 * (1 + 1e-9)
+
+
+def test_lists_and_mappings_make_the_same_design() -> None:
+    spacing = dict.fromkeys(SPACINGS, 0.25)
+    same = Design(context=[3, 500], factor=[1.1, 10], decades=[1, 7], horizon=[1.2, 300], spacing=spacing)  # type: ignore[arg-type]
+    assert same == Design()
+    assert hash(same) == hash(Design())
+    assert same.fingerprint == Design().fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"context": 5},
+        {"horizon": None},
+        {"horizon": (1.2, "far")},
+        {"decades": (1.0, 2.0, 3.0)},
+        {"interpolated": "a"},
+        {"spacing": ("log",)},
+        {"spacing": 1.0},
+    ],
+)
+def test_what_is_no_design_is_told(change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match=next(iter(change))):
+        Design(**change)

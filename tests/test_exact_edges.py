@@ -119,7 +119,7 @@ def test_the_released_sampler_is_described_in_full_or_not_at_all() -> None:
     assert hash(prior_from_json(prior.to_json())) == hash(prior)
     whole = json.loads(prior.to_json())
     uniform = {"family": "Uniform", "low": 0.0, "high": 1.0}
-    for change in ({"foo": 1}, {"format": 7}, {"law_version": 9}, {"name": "mine"}, {"sigma": uniform}):
+    for change in ({"foo": 1}, {"format": 7}, {"law_version": 9}, {"name": 3}, {"sigma": uniform}):
         with pytest.raises(FileFormatError, match=r"description of (a prior|prior 'nslpfn')"):
             prior_from_dict({**whole, **change})
 

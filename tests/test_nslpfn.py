@@ -76,3 +76,14 @@ def test_the_prior_predictive_knows_where_the_horizon_is() -> None:
     near, far = (hybrid.fit(hybrid.Curve(x, 1.0 + 1.0 / x), "nslpfn", "pfn", horizon=h) for h in (11.0, 1000.0))
     falls = [np.median(y[:, -1] / y[:, 0]) for y in (prior_predictive(fit, 2000) for fit in (near, far))]
     assert falls[1] > falls[0] + 0.2  # of the way to a far horizon little is seen
+
+
+def test_another_name_is_the_same_sampler() -> None:
+    mine = PRIOR.replace(name="mine")
+    assert (mine.name, PRIOR.name, mine.fingerprint) == ("mine", "nslpfn", PRIOR.fingerprint)
+    assert hybrid.prior_from_json(mine.to_json()) == mine != PRIOR
+    both = PRIOR.replace("noisy", sigma={"loc": -3.0})
+    assert both.name == "noisy"
+    assert both.replace(sigma={"loc": -4.0}).fingerprint == PRIOR.fingerprint
+    with pytest.raises(InvalidArgumentError, match="must be text"):
+        PRIOR.replace(name=3)  # type: ignore[arg-type]

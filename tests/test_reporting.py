@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +204,24 @@ def test_report_of_a_fit_with_a_law_of_ones_own(tmp_path: Path) -> None:
     prior = hybrid.Prior("own", Own(), [hybrid.Parameter(name, positive) for name in ("a", "c", "sigma")])
     fit = hybrid.fit(hybrid.load_example("cerebras_gpt_pile"), prior, "nuts", progress=False)
     check_page(hybrid.write_report(fit, tmp_path / "own.html"), "forecast by", "R-hat")
+
+
+@pytest.mark.slow
+def test_report_of_a_fit_with_a_law_of_ones_own_module(tmp_path: Path) -> None:
+    """As of a script beside its module, which the page's process does not find by itself."""
+    (tmp_path / "some_laws.py").write_text(
+        "import hybrid\n\nclass Fall(hybrid.Law):\n    name = 'fall'\n\n    def mean(self, xp, x, theta, frame):\n"
+        "        return theta['a'] * xp.exp(-theta['c'] * xp.log(x))\n"
+    )
+    (tmp_path / "script.py").write_text(
+        "import hybrid, some_laws\n"
+        "positive = hybrid.Distribution('LogNormal', loc=-1.0, scale=1.0)\n"
+        "parameters = [hybrid.Parameter(name, positive) for name in ('a', 'c', 'sigma')]\n"
+        "prior = hybrid.Prior('fall', some_laws.Fall(), parameters)\n"
+        "fit = hybrid.fit(hybrid.load_example('cerebras_gpt_pile'), prior, 'nuts', progress=False)\n"
+        "hybrid.write_report(fit, 'own.html')\n"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run([sys.executable, str(tmp_path / "script.py")], check=True, cwd=elsewhere)
+    check_page(elsewhere / "own.html", "forecast by", "R-hat")

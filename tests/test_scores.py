@@ -137,3 +137,9 @@ def test_no_standard_error_from_one_group_or_infinite_figures() -> None:
     found = standard_error(bootstrap_by_group(values, ["a", "b"]), ["a", "b"])
     assert np.isfinite(found[0])
     assert np.isnan(found[1])
+
+
+def test_coverage_and_its_error_agree_on_what_is_missing() -> None:
+    pit, curve = np.array([0.5, np.nan, 0.4]), np.array([0, 1, 1])
+    assert np.all(np.isnan(coverage(pit, [0.9])))
+    assert np.all(np.isnan(coverage_error(pit, curve, [0.9])))

@@ -5,6 +5,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -143,3 +144,20 @@ def test_designs_of_the_shipped_priors() -> None:
     for coordinates, design in (("ratio", Design(before=0.1)), ("unit", Design())):  # these have no x before the first point
         own = Prior("own", shipped.law, shipped.parameters, coordinates=coordinates)  # type: ignore[attr-defined]
         assert design_for(own) == design
+
+
+def test_a_name_changes_no_design() -> None:
+    for name in ("nsl", "lcpfn", "nslpfn", "bnsl"):
+        prior = get_prior(name)
+        assert design_for(prior.replace(name="mine")) == design_for(prior)
+    shipped = get_prior("nsl")
+    unit = Prior("nsl", shipped.law, shipped.parameters, shipped.noise.name, "unit")  # type: ignore[attr-defined]
+    assert design_for(unit) == Design()  # there is nothing before its first point
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    found = Settings(steps=np.int64(5), seed=np.uint8(3), futures=np.int32(0), learning_rate=np.float32(0.5))  # type: ignore[arg-type]
+    assert found == Settings(steps=5, seed=3, futures=0, learning_rate=0.5)
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
+    with pytest.raises(InvalidArgumentError, match="steps must be an integer"):
+        Settings(steps=np.bool_(True))  # type: ignore[arg-type]

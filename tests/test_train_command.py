@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 import hybrid
-from hybrid.amortized import cards, engine, release, training
+from hybrid.amortized import cards, checkpoint, engine, release, training
 from hybrid.amortized.cards import Card, read_card
 from hybrid.amortized.design import Design
 from hybrid.amortized.release import training_of
@@ -256,6 +256,24 @@ def test_training_again_replaces_weights_and_card(tmp_path: Path, out: Path) -> 
     for name in ("m1.json.before", "m1.safetensors.before"):
         assert hybrid.fit(CURVE, "m1", engine="pfn", checkpoint=out / name).predict(200.0).identical(first)
     assert not hybrid.fit(CURVE, "m1", engine="pfn", checkpoint=out / "m1.json").predict(200.0).identical(first)
+
+
+def die(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_dies_before_its_card_loses_no_earlier_weights(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = check_written(call(tmp_path, "--prior", "m1", "--out", out), out)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write_card", die)
+        assert call(tmp_path, "--prior", "m1", "--out", out, seed=1).exit_code == 1
+    after = check_written(call(tmp_path, "--prior", "m1", "--out", out, seed=1), out)
+    kept = {name: (out / f"{name}.before").read_bytes() for name in ("m1.json", "m1.safetensors")}
+    assert json.loads(kept["m1.json"]) == before.content
+    assert hashlib.sha256(kept["m1.safetensors"]).hexdigest() == before.content["weights_sha256"]
+    assert after.content["weights_sha256"] != before.content["weights_sha256"]
 
 
 @pytest.mark.parametrize(

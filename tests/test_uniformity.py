@@ -58,7 +58,7 @@ def failures(error: str, tarp: bool, runs: int = 40, width: int = 1) -> list[str
 
 @pytest.mark.parametrize("tarp", [False, True], ids=["ranks", "TARP"])
 def test_right_posteriors_pass(tarp: bool) -> None:
-    assert sum(bool(d) for d in failures("", tarp, 200)) <= 10  # two tests at 1 % each: 4 are expected
+    assert sum(bool(d) for d in failures("", tarp, 200)) <= 7  # at 1 % in all 2 are expected, and 8 or more in one of 900
 
 
 @pytest.mark.parametrize("error", WRONG)
@@ -88,7 +88,7 @@ def pit_diagnosis(error: str, seed: int) -> str:
 
 
 def test_the_pit_of_right_forecasts_passes() -> None:
-    assert sum(bool(pit_diagnosis("", seed)) for seed in range(200)) <= 10  # two tests at 1 % each: 4 are expected
+    assert sum(bool(pit_diagnosis("", seed)) for seed in range(200)) <= 7  # 2 are expected
 
 
 @pytest.mark.parametrize("error", WRONG)
