@@ -64,7 +64,8 @@ def coverage_error(pit: Array, curve: Array, levels: Sequence[float] | Array = M
 
     Returns
     -------
-    Array of shape (levels,); NaN where all points are of one curve, or a pit is NaN.
+    Array of shape (levels,); NaN where all points are of one curve, a pit is NaN, or all or none are inside, which tells
+    nothing of the error.
     """
     depth = np.abs(2.0 * np.asarray(pit)[:, None] - 1.0)
     inside = np.where(np.isnan(depth), np.nan, depth <= np.asarray(levels))
@@ -74,7 +75,8 @@ def coverage_error(pit: Array, curve: Array, levels: Sequence[float] | Array = M
     np.add.at(away, members, inside - inside.mean(0))
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Array = np.sqrt(np.square(away).sum(0) * np.divide(count, count - 1)) / len(inside)
-    return np.where(count > 1, found, np.nan)
+    share = inside.mean(0)
+    return np.where((count > 1) & (share > 0) & (share < 1), found, np.nan)
 
 
 def msce(observed: Array, levels: Sequence[float] | Array = MSCE_LEVELS) -> Array:

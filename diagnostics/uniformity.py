@@ -164,7 +164,7 @@ def check_uniform(values: Array, features: Mapping[str, Array] | None = None, le
     squares = float(np.sum(z * z))
     tail = stats.chi2.sf(squares, n), stats.chi2.cdf(squares, n)
     spread = -float(special.ndtri(max(tail[0], LEAST))) if tail[0] < 0.5 else float(special.ndtri(max(tail[1], LEAST)))
-    correlations = {name: np.sqrt(n - 1.0) * _spearman(values, f) for name, f in features.items()}
+    correlations = {name: _dependence(values, f) for name, f in features.items()}
     feature = max(correlations, key=lambda name: abs(correlations[name]), default="")
     dependence = float(correlations.get(feature, 0.0))
     tests = [2 * stats.norm.sf(abs(shift)), 2 * min(*tail, 0.5)]
@@ -173,12 +173,15 @@ def check_uniform(values: Array, features: Mapping[str, Array] | None = None, le
     return Uniformity(total, level, excess, shift, spread, dependence, feature, p, total - n)
 
 
-def _spearman(one: Array, other: Array) -> float:
-    """Rank correlation; 0 where one of the two does not vary."""
-    a, b = (stats.rankdata(np.asarray(v, dtype=float)) for v in (one, other))
+def _dependence(one: Array, other: Array) -> float:
+    """Rank correlation over the pairs that are numbers, times the root of their number less one; 0 where one does not vary."""
+    both = np.stack([np.asarray(v, dtype=float) for v in (one, other)])
+    a, b = (stats.rankdata(v) for v in both[:, ~np.isnan(both).any(0)])
+    if a.size < 2:
+        return 0.0
     a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt(np.sum(a * a) * np.sum(b * b))
-    return float(np.sum(a * b) / scale) if scale > 0 else 0.0
+    return float(np.sqrt(a.size - 1.0) * np.sum(a * b) / scale) if scale > 0 else 0.0
 
 
 def contraction(posterior_variance: Array, prior_variance: float) -> Array:

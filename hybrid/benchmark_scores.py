@@ -35,7 +35,7 @@ _FIGURES = (
     *(f"{name}{end}" for name in (*MEANS, POOLED) for end in ("", "_se")),
     *(f"pooled_{name}{end}" for name in _PIT_COLUMNS for end in ("", "_se")),
 )
-_SHARES = tuple(name in ("in_50", "in_90") for name in MEANS)
+_SHARES = tuple(name in ("in_50", "in_90", "needs_review") for name in MEANS)
 _LOW, _LOWER, _MEDIAN, _UPPER, _HIGH = range(len(BANDS))
 
 

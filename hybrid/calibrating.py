@@ -15,7 +15,7 @@ import xarray as xr
 from hybrid.diagnostics.datatree import read_datatree, write_datatree
 from hybrid.diagnostics.scores import coverage, coverage_error
 from hybrid.diagnostics.uniformity import LEVEL, Uniformity, check_uniform
-from hybrid.models.checks import as_integer
+from hybrid.models.checks import as_floats, as_integer
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
@@ -135,8 +135,13 @@ class Calibration:
             found["recovery"] = pd.Series(recovery)
         return found
 
-    def coverage(self, levels: tuple[float, ...] = LEVELS) -> "pd.DataFrame":
+    def coverage(self, levels: Array = LEVELS) -> "pd.DataFrame":
         """Coverage of central intervals over all held-out points, by how far beyond the context they lie.
+
+        Parameters
+        ----------
+        levels
+            Probabilities of the intervals, above 0 and below 1: one or several.
 
         Returns
         -------
@@ -145,8 +150,16 @@ class Calibration:
             context x, "within 1" those inside the context): `points`, the `curves` that they are of, coverage per level, the
             `error` of the coverage of 90 % (standard error; points of one curve go together), and the median `width` of the
             90 % interval over the forecast's median (sharpness).
+
+        Raises
+        ------
+        InvalidArgumentError
+            If a level is outside what it may be.
         """
-        return self._coverage(levels)[0]
+        chosen = as_floats(levels, "levels", InvalidArgumentError, scalar=True)
+        if chosen.size == 0 or not np.all((chosen > 0) & (chosen < 1)):
+            raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
+        return self._coverage(tuple(chosen.tolist()))[0]
 
     def _coverage(self, levels: tuple[float, ...]) -> "tuple[pd.DataFrame, dict[str, np.ndarray]]":
         """The table of `coverage`, and the standard error at each level, by row."""
@@ -292,9 +305,15 @@ def calibrate(
             "weights are what engine 'pfn' is calibrated with: leave checkpoint out, or take engine='pfn'"
         )
     workers = as_integer(workers, "workers", 1, 1024)
+    if engine == "pfn" and (cache is not None or workers > 1):
+        raise InvalidArgumentError("cache and workers are for engine 'nuts', whose draws take long: leave them out")
     seed = as_integer(seed, "seed", 0, 2**32 - 2)
     if design is None:
         design = _usual_design(prior, engine, checkpoint)
+    elif not isinstance(design, importlib.import_module("hybrid.amortized.design").Design):
+        raise InvalidArgumentError(f"design must be a hybrid.Design, got {design!r:.80}")
+    if not isinstance(cache, (str, os.PathLike, type(None))):
+        raise InvalidArgumentError(f"cache must be the path of a file, got {cache!r}")
     run = importlib.import_module("hybrid.diagnostics.sbc").run_sbc
     tree = run(prior, engine, count, design, seed, None if cache is None else Path(cache), workers, progress, checkpoint)
     versions = importlib.import_module("hybrid.fitting").versions_of(engine)

@@ -208,7 +208,8 @@ def loo(fit: Fit) -> pd.DataFrame:
     Raises
     ------
     InvalidArgumentError
-        If the fit is a point estimate, or there are too few points.
+        If the fit is a point estimate, there are too few points, or, where draws are weighed, there are fewer than 25 of them
+        or so many points that their log likelihoods are not kept.
     """
     import pandas as pd
 

@@ -10,11 +10,13 @@ from hybrid.fitting import fit
 from hybrid.models.checks import as_floats, as_integer
 from hybrid.models.errors import InvalidArgumentError, InvalidCurveError
 from hybrid.models.prior import AbstractPrior, Prior
+from hybrid.models.registry import get_prior
 from hybrid.result import Fit
 
 Array = Any
 CURVES = 1000  # joint curves from which correlations are taken
 LEVELS = np.linspace(0.005, 0.995, 100).tolist()  # of the quantiles that spread is taken from
+NEAREST = 1.2  # times the last context x
 LEAST_SHARE = 1e-9  # of a variance that stays unexplained by the points chosen
 
 
@@ -52,7 +54,8 @@ def next_points(
         As for `hybrid.fit`. "pfn" takes a fraction of a second, and for k above 1, which needs joint curves, seconds with tens
         of candidates; its networks are trained on targets inside the context too.
     horizon
-        The largest x that forecasts are about; None takes the largest candidate or last context x.
+        The largest x that forecasts are about; None takes the largest candidate or last context x, and where the prior scales x
+        by the horizon at least 1.2 times the latter, as its network was trained on no nearer one.
     y_scale
         As for `hybrid.fit`.
 
@@ -85,7 +88,8 @@ def next_points(
     x = _candidates(candidates)
     k = as_integer(k, "k", 1, x.size)
     if horizon is None:
-        horizon = float(max(x.max(), np.max(curve.x)))
+        nearest = NEAREST if get_prior(prior).coordinates == "unit" else 1.0
+        horizon = float(max(x.max(), nearest * np.max(curve.x)))
     if engine == "least_squares":
         raise InvalidArgumentError("a point estimate does not say where it is uncertain: use engine='pfn' or 'nuts'")
     fitted = fit(curve, prior, engine, horizon, y_scale, seed, progress, **options)
@@ -99,7 +103,9 @@ def next_points(
         raise InvalidArgumentError(f"the predictive variance is not finite at all candidates: {fitted.verdict}")
     if k == 1:
         return x[[int(np.argmax(sd))]]
-    draws = fitted.sample(x, CURVES, progress=progress).to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        draws = fitted.sample(x, CURVES, progress=progress).to_numpy()
     ranks = np.argsort(np.argsort(draws, axis=0, kind="stable"), axis=0)
     correlation = 2.0 * np.sin(np.pi / 6.0 * np.corrcoef(ranks, rowvar=False))  # that of a normal with such rank correlations
     covariance = np.nan_to_num(correlation) * np.outer(sd, sd)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,13 @@ def agreement(first: Fit, second: Fit, x: Array | None = None) -> Agreement:
     if x is None:
         last = float(first.curve.x[-1])
         x = [last * step for step in STEPS if last * step < first.horizon * (1 - 1e-9)] + [first.horizon]
-    return Agreement(first, second, np.unique(first.positions(x, "x")))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        places = np.unique(first.positions(x, "x"))
+        second.positions(places, "x")
+    for message in dict.fromkeys(str(warning.message) for warning in told):  # either may be a network
+        warnings.warn(message, stacklevel=2)
+    return Agreement(first, second, places)
 
 
 def verdicts(fits: Sequence[Fit], x: Array | None = None) -> list[Agreement]:

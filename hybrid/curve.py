@@ -106,6 +106,13 @@ class Curve:
             object.__setattr__(self, name, values)
         return x
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, or from a pickle: arrays cannot be written to there either."""
+        self.__dict__.update(state)
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+
     def __repr__(self) -> str:
         name = "" if self.name is None else f"{self.name!r}, "
         held_out = "" if self.x_target is None else f", {self.x_target.size} held out"

@@ -163,7 +163,7 @@ def fit(
         "nuts": exact draws from the posterior. "least_squares": a point estimate. "pfn": amortized, in milliseconds, from
         weights that were trained on this very prior. "auto": amortized first, with forecasts by the draws where the network
         draws all parameters; exact where there are no weights, where the curve lies outside what they were trained on, or
-        where importance sampling finds the draws wanting (k-hat >= .7).
+        where importance sampling finds the draws wanting (k-hat of .697 or more, the limit for 2000 draws).
     horizon
         The largest x that the forecast is about, in the user's units, at least the last context x. None takes ten times the
         last context x. It is stored on the fit. Priors in unit coordinates depend on it and forecast no further.

@@ -250,7 +250,7 @@ class Fit:
         if p.size == 0 or not np.all((p > 0) & (p < 1)):
             raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
         quantiles = self.predictive.quantile(x, np.append(p, 0.5))
-        _tell_undefined(x, quantiles[-1])
+        _tell_undefined(x, quantiles[-1], 3)
         # From tuples in one go: datasets of data arrays are aligned and merged, which takes as long as the network does.
         label, along = {"long_name": self.curve.y_label}, {"long_name": self.curve.x_label}
         return xr.Dataset(
@@ -434,15 +434,15 @@ class Fit:
 
     def _along_x(self, x: np.ndarray, values: Array, name: str | None = None) -> xr.DataArray:
         attrs = {} if name else {"long_name": self.curve.y_label}
-        _tell_undefined(x, values)
+        _tell_undefined(x, values, 4)
         return xr.DataArray(values, {"x": self._x(x)}, ("x",), name, attrs)
 
 
-def _tell_undefined(x: np.ndarray, values: np.ndarray) -> None:
+def _tell_undefined(x: np.ndarray, values: np.ndarray, level: int) -> None:
     if np.isnan(values).any():
         without = np.unique(x[np.isnan(values)])
         least, most = f"{without[0]:.4g}", f"{without[-1]:.4g}"
-        warnings.warn(UNDEFINED.format(least if without.size == 1 else f"{least} to {most}"), stacklevel=4)
+        warnings.warn(UNDEFINED.format(least if without.size == 1 else f"{least} to {most}"), stacklevel=level)
 
 
 def _finite(values: Array, x: np.ndarray, name: str, given: Array) -> np.ndarray:

@@ -39,6 +39,8 @@ def _checked(family: str, name: str, value: Any) -> float | tuple[float, ...]:
             raise InvalidArgumentError(f"{family}: probs must be two or more numbers in [0, 1] that sum to 1, got {value}")
         return probs
     try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
         number = float(value) + 0.0
     except (TypeError, ValueError, OverflowError):
         raise InvalidArgumentError(f"{family}: {name} must be a number, got {value!r}") from None
@@ -138,6 +140,8 @@ class Distribution:
 
     def replace(self, **hyperparameters: Any) -> "Distribution":
         """The same family with some hyperparameters changed; InvalidArgumentError where they are not what it takes."""
+        if "family" in hyperparameters:
+            raise InvalidArgumentError("a changed family is another distribution: make one by hybrid.Distribution")
         return Distribution(self.family, **{**dict(self.hyperparameters), **hyperparameters})
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +169,7 @@ class Distribution:
         return family(**values)
 
 
-HARMLESS = 1e-12  # how near to the edge of their support values are taken
+HARMLESS = 1e-12  # how near to the ends of their interval values are taken
 
 
 def unconstrained(distribution: Distribution, values: Any) -> np.ndarray:
@@ -188,7 +192,7 @@ def unconstrained(distribution: Distribution, values: Any) -> np.ndarray:
         low, high = (distribution["low"], distribution["high"]) if distribution.family == "Uniform" else (0.0, 1.0)
         share = np.clip((found - low) / (high - low), HARMLESS, 1.0 - HARMLESS)
         return np.asarray(np.log(share) - np.log1p(-share))
-    return np.asarray(np.log(np.maximum(found, HARMLESS))) if scale else found
+    return np.asarray(np.log(np.maximum(found, np.finfo(float).tiny))) if scale else found
 
 
 def unconstrained_scale(distribution: Distribution) -> str:

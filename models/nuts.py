@@ -14,7 +14,7 @@ without them. Then everything is tried again with several times the effort; and 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -255,18 +255,19 @@ class _Health:
         return self.max_rhat < MAX_RHAT and enough
 
 
-def _health(names: Sequence[str], z: Array) -> _Health:
-    rhats = [convergence.rhat(z[..., i]) for i in range(len(names))]
-    bulk = [convergence.ess_bulk(z[..., i]) for i in range(len(names))]
-    tail = [convergence.ess_tail(z[..., i]) for i in range(len(names))]
-    return _Health(max(rhats), min(bulk), min(tail), names[int(np.argmax(rhats))])
+def _health(theta: Mapping[str, Array]) -> _Health:
+    """Of the parameters themselves: the chains move in others, some of which are scaled by one another."""
+    rhats = {name: convergence.rhat(value) for name, value in theta.items()}
+    bulk, tail = ([ess(v) for v in theta.values()] for ess in (convergence.ess_bulk, convergence.ess_tail))
+    worst = max(rhats, key=lambda name: rhats[name])
+    return _Health(rhats[worst], min(bulk), min(tail), worst)
 
 
-def _best_suffix(names: Sequence[str], rounds: list[Array]) -> tuple[int, _Health]:
+def _best_suffix(rounds: Sequence[Mapping[str, Array]]) -> tuple[int, _Health]:
     """The earliest round from which on the draws pass; if none passes, the one with the smallest R-hat."""
     found: list[tuple[int, _Health]] = []
     for first in range(len(rounds)):
-        health = _health(names, np.concatenate(rounds[first:], 1))
+        health = _health({name: np.concatenate([r[name] for r in rounds[first:]], 1) for name in rounds[0]})
         found.append((first, health))
         if health.good:
             return found[-1]
@@ -292,7 +293,7 @@ class _Attempt:
 def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, report: Report) -> _Attempt:
     """Start the chains by SMC and run them for as many rounds as they need, or may."""
     smc, chain = _programs(prior, settings, prior.probe)
-    names = Unconstrained(prior).names
+    space = Unconstrained(prior)
     keys = jax.random.split(key, (settings.rounds + 1, settings.chains))
     particles = []
     for number, k in enumerate(keys[0], 1):
@@ -302,8 +303,9 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
     starts = [p[0] for p in particles]
 
     rounds: list[Array] = []
+    thetas: list[dict[str, Array]] = []
     stats: list[dict[str, Array]] = []
-    first, health = 0, _Health(np.inf, 0.0, 0.0, names[0])
+    first, health = 0, _Health(np.inf, 0.0, 0.0, space.names[0])
     for index in range(settings.rounds):
         results = []
         for number, (k, start) in enumerate(zip(keys[index + 1], starts, strict=True), 1):
@@ -311,10 +313,11 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
             results.append(jax.tree.map(np.asarray, chain(k, points, cloud, start)))
         rounds.append(np.stack([z for z, _ in results]))
         stats.append({k: np.stack([s[k] for _, s in results]) for k in results[0][1]})
-        first, health = _best_suffix(names, rounds)
+        thetas.append(jax.tree.map(np.asarray, space.constrain(jnp.asarray(rounds[-1]), points.frame)))
+        first, health = _best_suffix(thetas)
         if health.good:
             break
-        seen = np.unique(np.concatenate(rounds, 1).reshape(-1, len(names)), axis=0)  # a stuck chain repeats its point
+        seen = np.unique(np.concatenate(rounds, 1).reshape(-1, space.size), axis=0)  # a stuck chain repeats its point
         cloud = _spread(seen, settings.cloud)
         starts = list(rounds[-1][:, -1])
     kept = {k: np.concatenate([s[k] for s in stats[first:]], 1) for k in stats[0]}

@@ -132,6 +132,7 @@ class AbstractPrior(abc.ABC):
         for what, value, least in (("n", n, 1), ("seed", seed, 0)):
             if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not least <= value < 2**32:
                 raise InvalidArgumentError(f"{what} must be an integer from {least} to {2**32 - 1}, got {value!r}")
+        n, seed = int(n), int(seed)
         try:
             x = np.asarray(x, dtype=float)
         except (TypeError, ValueError):
@@ -354,7 +355,7 @@ class Prior(AbstractPrior):
             if not isinstance(change, Distribution):
                 raise InvalidArgumentError(f"{key}: give a hybrid.Distribution or a mapping of hyperparameters")
             known[key] = dataclasses.replace(known[key], distribution=change)
-        return Prior(name or self.name, self.law, tuple(known.values()), self.noise.name, self.coordinates)
+        return Prior(self.name if name is None else name, self.law, tuple(known.values()), self.noise.name, self.coordinates)
 
     def mean(self, theta: Theta, x: Array, frame: Frame) -> Array:
         """The noise-free curve in coordinates: theta of shape (...), x of shape (n,) or (..., n), result (..., n)."""

@@ -180,3 +180,15 @@ def test_figures_of_an_agreement_are_of_the_second_over_the_first() -> None:
     np.testing.assert_allclose(table["width"], 1.1 * (high**2 - low**2) / middle / (high - low), rtol=1e-6)
     apart = np.abs(1.1 * quantiles**2 / middle - quantiles).mean(0)
     np.testing.assert_allclose(table["wasserstein"], apart / quantiles.std(0), rtol=1e-6)
+
+
+def test_agreement_warns_of_positions_that_either_fit_was_not_trained_on() -> None:
+    curve = hybrid.load_example("cerebras_gpt_pile")
+    by_network = hybrid.fit(curve, "m4", "pfn")
+    other = hybrid.fit(curve, "m4", "least_squares")
+    early = by_network.trained_for[0] / 100.0
+    for pair in ((by_network, other), (other, by_network), (by_network, by_network)):
+        with pytest.warns(UserWarning, match="lies before") as told:
+            hybrid.agreement(*pair, x=[early, float(curve.x[-1])])
+        assert len(told) == 1
+        assert told[0].filename == __file__

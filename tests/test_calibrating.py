@@ -93,6 +93,9 @@ def test_the_right_posterior_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert abs(coverage.loc["all", "90 %"] - 0.9) < 0.03
     assert coverage["points"].iloc[1:].sum() == 256 * 8
     assert "before" not in coverage.index
+    assert found.coverage(0.9)["90 %"].equals(coverage["90 %"])
+    with pytest.raises(InvalidArgumentError, match="levels must be above 0 and below 1"):
+        found.coverage([0.9, 1.0])
     for figure in (found.plot(), found.plot_coverage(), found.plot_recovery()):
         figure.savefig(tmp_path / "figure.png")
     path = tmp_path / "found.nc"

@@ -145,3 +145,16 @@ def test_what_a_neighbour_tells_of_the_next_counts(monkeypatch: pytest.MonkeyPat
 
 def test_spread_is_of_y_where_noise_is_additive() -> None:
     np.testing.assert_allclose(choosing.spread(Known(), np.ones(3)), Known.sd, rtol=0.03)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prior", ["nslpfn", "lcpfn"])
+def test_a_prior_that_scales_by_the_horizon_is_asked_as_it_was_trained(prior: str) -> None:
+    inside = [1.1 * CURVE.x[0], 0.9 * CURVE.x[-1]]
+    assert hybrid.next_points(CURVE, inside, prior=prior)[0] in inside  # and warns of nothing
+
+
+def test_a_candidate_that_is_unlike_training_is_told_once() -> None:
+    early = 1e-4 * float(CURVE.x[0])
+    with pytest.warns(UserWarning, match="candidates = .* lies before") as told:
+        hybrid.next_points(CURVE, [early, 2.0 * CURVE.x[-1]], 2, prior="m4")
+    assert len(told) == 1

@@ -1,7 +1,9 @@
 """Curves and the files they come from: what is accepted, and that bad input raises documented errors only."""
 
 import contextlib
+import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +287,13 @@ def test_rows_that_were_written_twice_are_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["fit", str(path), "--curve", "A", "--prior", "m1", "--engine", "least_squares"])
     assert result.exit_code == 0
     assert f"Warning: {path}: 1 row (of A) repeats the x and y of another exactly" in result.stderr
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda curve: pickle.loads(pickle.dumps(curve))])
+def test_copies_cannot_be_written_to_either(copied: Callable[[Curve], Curve]) -> None:
+    curve = Curve([1.0, 2.0, 4.0], [3.0, 2.0, 1.5], x_target=[8.0], y_target=[1.2])
+    found = copied(curve)
+    assert found == curve
+    for name in ("x", "y", "x_target", "y_target"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(found, name)[0] = 9.0

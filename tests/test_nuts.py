@@ -216,10 +216,10 @@ def test_too_few_draws_are_tried_again_and_then_reported():
 def test_disagreeing_chains_are_reported():
     rng = np.random.default_rng(0)
     z = rng.standard_normal((4, 500, 2))
-    health = _health(["a", "b"], z)
+    health = _health({"a": z[..., 0], "b": z[..., 1]})
     assert health.good
     z[0, :, 1] += 1.0
-    health = _health(["a", "b"], z)
+    health = _health({"a": z[..., 0], "b": z[..., 1]})
     assert not health.good
     assert health.worst == "b"
     stats_ = {k: np.zeros((4, 500)) for k in ("jump_rate", "n_steps")} | {"diverging": np.zeros((4, 500), bool)}
@@ -233,9 +233,9 @@ def test_disagreeing_chains_are_reported():
 
 def test_draws_before_agreement_are_discarded():
     rng = np.random.default_rng(1)
-    late = rng.standard_normal((4, 500, 1))
-    early = late + np.arange(4)[:, None, None]
-    first, health = _best_suffix(["a"], [early, late])
+    late = rng.standard_normal((4, 500))
+    early = late + np.arange(4)[:, None]
+    first, health = _best_suffix([{"a": early}, {"a": late}])
     assert first == 1
     assert health.good
 
@@ -346,7 +346,7 @@ def test_integers_of_numpy_are_integers():
 
 def test_each_threshold_of_an_attempt_is_judged():
     z = np.random.default_rng(0).standard_normal((4, 500, 2))
-    health, share = _health(["a", "b"], z), np.zeros((4, 500), bool)
+    health, share = _health({"a": z[..., 0], "b": z[..., 1]}), np.zeros((4, 500), bool)
     assert _Attempt(z, {"diverging": share}, health, 1).good
     share[:, :11] = True
     attempt = _Attempt(z, {"diverging": share}, health, 1)
@@ -374,3 +374,17 @@ def test_each_curve_has_random_numbers_of_its_own(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             run_nuts(get_prior("m1"), [problem(x, y)], seed=5)
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_convergence_is_judged_of_the_parameters_that_are_returned():
+    """Not of those the chains move in: `bnsl` scales the change of slope by others."""
+    x = np.geomspace(0.01, 1, 16)
+    prior = get_prior("bnsl")
+    (found,) = run_nuts(prior, [problem(x, prior.sample(1, x, seed=9)["y"].values[0])], seed=3)
+    for figure, judge, extreme in (
+        ("max_rhat", "rhat", max),
+        ("min_ess_bulk", "ess_bulk", min),
+        ("min_ess_tail", "ess_tail", min),
+    ):
+        each = [getattr(convergence, judge)(value) for value in found.draws.values()]
+        assert found.info[figure] == pytest.approx(extreme(each), rel=1e-9)

@@ -13,7 +13,7 @@ import torch
 import hybrid
 from hybrid.amortized.law_frame import LawFrame
 from hybrid.models.coordinates import Frame
-from hybrid.models.distributions import FAMILIES, Distribution
+from hybrid.models.distributions import FAMILIES, Distribution, unconstrained
 from hybrid.models.drift import with_drift
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
 from hybrid.models.identity import identity
@@ -244,3 +244,29 @@ def test_libraries_agree_on_what_noise_never_gives(noise: str, y: float) -> None
     assert np.isfinite(found) == (noise == "normal")
     if noise != "normal":
         assert found == -np.inf
+
+
+def test_numpy_seeds_draw_by_either_library() -> None:
+    prior = get_prior("m2")
+    for backend in ("jax", "torch"):
+        one, same = (prior.sample(np.int64(2), [0.1, 1.0], seed, backend) for seed in (np.int64(7), 7))
+        assert one.equals(same)
+
+
+def test_an_empty_name_is_a_name() -> None:
+    assert get_prior("m2").replace(name="").name == ""
+
+
+def test_a_family_cannot_be_replaced_and_text_is_no_number() -> None:
+    normal = Distribution("Normal", loc=0.0, scale=1.0)
+    with pytest.raises(InvalidArgumentError, match="a changed family is another distribution"):
+        normal.replace(family="Beta")
+    with pytest.raises(InvalidArgumentError, match="loc must be a number"):
+        Distribution("Normal", loc="1", scale=1.0)
+
+
+def test_small_scales_are_told_apart_on_the_real_line() -> None:
+    tiny = Distribution("LogNormal", loc=-40.0, scale=1.0)
+    values = np.exp(np.array([-42.0, -40.0, -38.0]))
+    np.testing.assert_allclose(unconstrained(tiny, values), [-42.0, -40.0, -38.0])
+    assert np.all(np.isfinite(unconstrained(tiny, np.zeros(2))))

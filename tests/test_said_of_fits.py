@@ -29,6 +29,22 @@ CURVE = hybrid.load_example("cerebras_gpt_pile")
 AGAINST = "cdf of the network less that of its draws"
 
 
+class Ending(hybrid.Law):
+    """A line in log x, which falls below 0 somewhere beyond the data."""
+
+    name = "ending"
+
+    def mean(self, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+        return theta["a"] - theta["b"] * xp.log(x)
+
+
+ENDING = [
+    hybrid.Parameter("a", hybrid.Distribution("LogNormal", loc=0.0, scale=0.3)),
+    hybrid.Parameter("b", hybrid.Distribution("LogNormal", loc=-2.0, scale=0.3)),
+    hybrid.Parameter("sigma", hybrid.Distribution("LogNormal", loc=-4.0, scale=1.0)),
+]
+
+
 def test_health_holds_the_network_against_its_draws() -> None:
     sound = hybrid.health(hybrid.fit(CURVE, "m4", "pfn")).loc[AGAINST]
     assert sound["ok"]
@@ -172,3 +188,31 @@ def test_few_draws_are_trusted_as_far_as_their_number_allows() -> None:
     ratio = {"log_ratio": np.sort(np.random.default_rng(0).pareto(1.5, 100))[None]}
     assert 0.5 < pareto_k(np.log(ratio["log_ratio"]), 0.0) < 0.7
     assert "0.5 or more cannot be trusted" in _doubt({"log_ratio": np.log(ratio["log_ratio"])})[0]
+
+
+def test_a_warning_names_the_line_that_asked() -> None:
+    """Of an x beyond which the law of some draws has no value."""
+    ending = hybrid.fit(CURVE, Prior("ending", Ending(), ENDING), "least_squares", progress=False)
+    for ask in (
+        lambda: ending.predict([1e30]),
+        lambda: ending.log_density([1e30], [1.0]),
+        lambda: ending.prob_below([1e30], 1.0),
+    ):
+        with pytest.warns(UserWarning, match="forecast is NaN") as told:
+            ask()
+        (undefined,) = [w for w in told if "forecast is NaN" in str(w.message)]
+        assert (undefined.filename, undefined.lineno) == (__file__, ask.__code__.co_firstlineno)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"design": "x"}, "design must be a hybrid.Design"),
+        ({"cache": "draws.npz"}, "cache and workers are for engine 'nuts'"),
+        ({"workers": 2}, "cache and workers are for engine 'nuts'"),
+        ({"engine": "nuts", "cache": 5}, "cache must be the path"),
+    ],
+)
+def test_calibration_refuses_what_it_does_not_take(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(hybrid.InvalidArgumentError, match=words):
+        hybrid.calibrate("m4", **{"engine": "pfn", "simulations": 16, **options})

@@ -143,3 +143,10 @@ def test_coverage_and_its_error_agree_on_what_is_missing() -> None:
     pit, curve = np.array([0.5, np.nan, 0.4]), np.array([0, 1, 1])
     assert np.all(np.isnan(coverage(pit, [0.9])))
     assert np.all(np.isnan(coverage_error(pit, curve, [0.9])))
+
+
+def test_no_error_of_coverage_where_all_or_none_are_inside() -> None:
+    curve = np.repeat([0, 1, 2], 4)
+    for pit in (np.full(12, 0.5), np.full(12, 0.999)):
+        assert np.all(np.isnan(coverage_error(pit, curve, [0.9])))
+    assert np.all(coverage_error(np.linspace(0.01, 0.99, 12), curve, [0.5, 0.9]) > 0)

@@ -227,3 +227,13 @@ def test_values_that_are_not_numbers_fail() -> None:
     assert check_uniform(np.append(shifted, np.nan)).p == check_uniform(shifted).p < 1e-6
     with pytest.raises(InvalidArgumentError, match="7 of 20 ranks or PIT are numbers, and 8 are needed"):
         check_uniform(np.append(good[:7], np.full(13, np.nan)))
+
+
+def test_a_feature_that_is_no_number_somewhere_is_still_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    ranks = rng.uniform(size=200)
+    feature = np.where(np.arange(200) == 7, np.nan, ranks)
+    found = check_uniform(ranks, {"f": feature})
+    assert found.dependence > 10.0
+    assert not found.ok
+    assert check_uniform(ranks, {"f": np.full(200, np.nan)}).dependence == 0.0
