@@ -109,7 +109,7 @@ class BarDistribution(torch.distributions.Distribution):
         self.logits = self.logits.expand(*torch.broadcast_shapes(logits.shape[:-1], self.tails.shape[:-1]), logits.shape[-1])
         if validate_args is not False:
             _check_edges(self.edges)
-        shape = torch.broadcast_shapes(logits.shape[:-1], self.tails.shape[:-1], self.loc.shape, self.scale.shape)
+        shape = torch.broadcast_shapes(self.logits.shape[:-1], self.loc.shape, self.scale.shape)
         super().__init__(shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "BarDistribution":
@@ -208,11 +208,12 @@ class BarDistribution(torch.distributions.Distribution):
         share = ((p - _take(self._below, k - 1)) / _take(self._mass, k).clamp(min=tiny)).clamp(0.0, 1.0)
         left, right = self.tail_scales
         bins = self.edges[k - 1] + share * self._widths[k - 1]
-        within = torch.where((p > 0) & (p < 1), p, 0.5)  # infinities would make NaN of gradients
+        inside = (p > 0) & (p < 1)
+        within = torch.where(inside, p, 0.5)  # infinities would make NaN of gradients
         low = self.edges[0] - left * (self._log_mass[..., 0] - within.log()).clamp(min=0.0)
         high = self.edges[-1] + right * (self._log_mass[..., -1] - (-within).log1p()).clamp(min=0.0)
         u = self._choose(piece, low, bins, high)
-        u = torch.where(p == 0, -torch.inf, torch.where(p == 1, torch.inf, torch.where((p > 0) & (p < 1), u, torch.nan)))
+        u = torch.where(p == 0, -torch.inf, torch.where(p == 1, torch.inf, torch.where(inside, u, torch.nan)))
         return self.loc + self.scale * u
 
     @torch.no_grad()

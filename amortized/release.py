@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import dataclasses
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -262,12 +261,11 @@ def _check_free(path: Path, prior: AbstractPrior) -> None:
 def _keep(folder: Path, name: str) -> None:
     """Keep copies of the weights in a folder, if they are whole: of weights without their own card an earlier run died."""
     try:
-        card = read_card(folder / f"{name}.json")
-        whole = hashlib.sha256(card.weights.read_bytes()).hexdigest() == card.content["weights_sha256"]
-    except (FileFormatError, OSError):
+        Origin.read(folder / f"{name}.json")
+    except FileFormatError:
         return
     for there in (folder / f"{name}{ending}" for ending in WRITTEN):
-        if whole and there.exists():
+        if there.exists():
             with replacing(there.with_name(f"{there.name}{BEFORE}")) as temporary:
                 shutil.copyfile(there, temporary)
 

@@ -15,7 +15,7 @@ import xarray as xr
 from hybrid.diagnostics.datatree import read_datatree, write_datatree
 from hybrid.diagnostics.scores import coverage, coverage_error
 from hybrid.diagnostics.uniformity import LEVEL, Uniformity, check_uniform
-from hybrid.models.checks import as_floats, as_integer
+from hybrid.models.checks import as_integer, as_levels
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError, UnknownNameError
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
@@ -156,10 +156,7 @@ class Calibration:
         InvalidArgumentError
             If a level is outside what it may be.
         """
-        chosen = as_floats(levels, "levels", InvalidArgumentError, scalar=True)
-        if chosen.size == 0 or not np.all((chosen > 0) & (chosen < 1)):
-            raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
-        return self._coverage(tuple(chosen.tolist()))[0]
+        return self._coverage(tuple(as_levels(levels).tolist()))[0]
 
     def _coverage(self, levels: tuple[float, ...]) -> "tuple[pd.DataFrame, dict[str, np.ndarray]]":
         """The table of `coverage`, and the standard error at each level, by row."""

@@ -99,12 +99,10 @@ def next_points(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said a line above
         sd = spread(fitted, at)
-    if not np.all(np.isfinite(sd)):
-        raise InvalidArgumentError(f"the predictive variance is not finite at all candidates: {fitted.verdict}")
-    if k == 1:
-        return x[[int(np.argmax(sd))]]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+        if not np.all(np.isfinite(sd)):
+            raise InvalidArgumentError(f"the predictive variance is not finite at all candidates: {fitted.verdict}")
+        if k == 1:
+            return x[[int(np.argmax(sd))]]
         draws = fitted.sample(x, CURVES, progress=progress).to_numpy()
     ranks = np.argsort(np.argsort(draws, axis=0, kind="stable"), axis=0)
     correlation = 2.0 * np.sin(np.pi / 6.0 * np.corrcoef(ranks, rowvar=False))  # that of a normal with such rank correlations

@@ -16,7 +16,7 @@ import xarray as xr
 from hybrid.amortized.importance import pareto_k, trusted_k
 from hybrid.curve import Curve
 from hybrid.diagnostics.datatree import build_datatree, flat_draws, write_datatree
-from hybrid.models.checks import as_floats, as_integer, as_positive, require_aligned
+from hybrid.models.checks import as_floats, as_integer, as_levels, as_positive, require_aligned
 from hybrid.models.coordinates import Frame, get_coordinates
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import InvalidArgumentError
@@ -246,9 +246,7 @@ class Fit:
             If a network is asked before, or beyond the horizon and, what it was trained on, or the law ends before an x.
         """
         x = self.positions(x_new)
-        p = as_floats(levels, "levels", InvalidArgumentError, scalar=True)
-        if p.size == 0 or not np.all((p > 0) & (p < 1)):
-            raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
+        p = as_levels(levels)
         quantiles = self.predictive.quantile(x, np.append(p, 0.5))
         _tell_undefined(x, quantiles[-1], 3)
         # From tuples in one go: datasets of data arrays are aligned and merged, which takes as long as the network does.

@@ -86,6 +86,14 @@ def as_positive(value: Any, name: str) -> float:
     return number
 
 
+def as_levels(levels: Any) -> np.ndarray:
+    """Probabilities above 0 and below 1, one or several, as an array, or an InvalidArgumentError."""
+    found = as_floats(levels, "levels", InvalidArgumentError, scalar=True)
+    if found.size == 0 or not np.all((found > 0) & (found < 1)):
+        raise InvalidArgumentError(f"levels must be above 0 and below 1, got {levels!r}")
+    return found
+
+
 def as_integer(value: Any, name: str, low: int, high: int) -> int:
     """An int from low to high, or an InvalidArgumentError."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral) or not low <= int(value) <= high:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from hybrid.models.checks import as_integer
 from hybrid.models.coordinates import Frame, as_floating, cast_frame, get_coordinates
 from hybrid.models.declaring import check_prior
 from hybrid.models.distributions import Distribution
@@ -129,10 +130,7 @@ class AbstractPrior(abc.ABC):
             If n or seed is no such integer, x is empty, not finite, not increasing or outside the coordinates, the
             backend is unknown, or the law is undefined for a draw.
         """
-        for what, value, least in (("n", n, 1), ("seed", seed, 0)):
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not least <= value < 2**32:
-                raise InvalidArgumentError(f"{what} must be an integer from {least} to {2**32 - 1}, got {value!r}")
-        n, seed = int(n), int(seed)
+        n, seed = as_integer(n, "n", 1, 2**32 - 1), as_integer(seed, "seed", 0, 2**32 - 1)
         try:
             x = np.asarray(x, dtype=float)
         except (TypeError, ValueError):
