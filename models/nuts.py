@@ -263,11 +263,16 @@ def _health(theta: Mapping[str, Array]) -> _Health:
     return _Health(rhats[worst], min(bulk), min(tail), worst)
 
 
+def _joined(rounds: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The draws of all rounds, one after another in every chain."""
+    return {name: np.concatenate([r[name] for r in rounds], 1) for name in rounds[0]}
+
+
 def _best_suffix(rounds: Sequence[Mapping[str, Array]]) -> tuple[int, _Health]:
     """The earliest round from which on the draws pass; if none passes, the one with the smallest R-hat."""
     found: list[tuple[int, _Health]] = []
     for first in range(len(rounds)):
-        health = _health({name: np.concatenate([r[name] for r in rounds[first:]], 1) for name in rounds[0]})
+        health = _health(_joined(rounds[first:]))
         found.append((first, health))
         if health.good:
             return found[-1]
@@ -277,6 +282,7 @@ def _best_suffix(rounds: Sequence[Mapping[str, Array]]) -> tuple[int, _Health]:
 @dataclasses.dataclass(frozen=True)
 class _Attempt:
     z: Array
+    theta: dict[str, Array]
     stats: dict[str, Array]
     health: _Health
     rounds: int
@@ -320,8 +326,8 @@ def _attempt(prior: Prior, points: Points, key: Array, settings: NutsSettings, r
         seen = np.unique(np.concatenate(rounds, 1).reshape(-1, space.size), axis=0)  # a stuck chain repeats its point
         cloud = _spread(seen, settings.cloud)
         starts = list(rounds[-1][:, -1])
-    kept = {k: np.concatenate([s[k] for s in stats[first:]], 1) for k in stats[0]}
-    return _Attempt(np.concatenate(rounds[first:], 1), kept, health, len(rounds))
+    theta, kept = (_joined(parts[first:]) for parts in (thetas, stats))
+    return _Attempt(np.concatenate(rounds[first:], 1), theta, kept, health, len(rounds))
 
 
 def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, report: Report) -> EngineResult:
@@ -333,17 +339,15 @@ def _sample(prior: Prior, problem: Problem, settings: NutsSettings, seed: int, r
         space = Unconstrained(prior)
         exact = False
         if not attempt.good:
-            sigma = space.constrain(jnp.asarray(attempt.z), points.frame)["sigma"]
-            exact = float(np.median(sigma)) < ROUNDING  # more effort would find no noise either
+            exact = float(np.median(attempt.theta["sigma"])) < ROUNDING  # more effort would find no noise either
         if not attempt.good and not exact and settings.attempts > 1:
             settings, attempts = settings.stronger(), 2
             attempt = _attempt(prior, points, second, settings, report)
-        theta = space.constrain(jnp.asarray(attempt.z), points.frame)
-        noise = float(np.median(theta["sigma"]))
+        noise = float(np.median(attempt.theta["sigma"]))
         usual = sigma_draws(prior, AMONG)
         lp = attempt.stats["lp"] + np.asarray(space.log_volume(jnp.asarray(attempt.z), points.frame))
         attempt = dataclasses.replace(attempt, stats={**attempt.stats, "lp": lp})
-        draws = jax.tree.map(np.asarray, space.complete(jax.random.fold_in(key, LINEAR), theta, points))
+        draws = jax.tree.map(np.asarray, space.complete(jax.random.fold_in(key, LINEAR), attempt.theta, points))
     checks, remarks = checked(prior, draws, problem)
     told: tuple[str, ...] = ()
     if not attempt.good and noise < usual.min():

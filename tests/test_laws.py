@@ -117,8 +117,10 @@ def test_levels_are_what_their_names_say(prior: Prior) -> None:
 
 
 def test_m4_solve_leaves_no_residual() -> None:
-    u = solve_logit(get_namespace("numpy"), ALPHA, LOG_F)
-    assert np.max(np.abs(ALPHA * np.logaddexp(0, u) - np.logaddexp(0, -u) - LOG_F)) <= 1e-10
+    alpha, log_f = np.meshgrid(np.geomspace(1e-3, 400, 41), np.concatenate([np.linspace(-60, 60, 601), [-1e6, -1e3, 1e3, 1e6]]))
+    u = solve_logit(get_namespace("numpy"), alpha, log_f)
+    residual = alpha * np.logaddexp(0, u) - np.logaddexp(0, -u) - log_f
+    assert np.max(np.abs(residual) / (1 + np.abs(log_f))) <= 1e-12
 
 
 def finite_difference(of: str) -> np.ndarray:

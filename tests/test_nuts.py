@@ -223,7 +223,7 @@ def test_disagreeing_chains_are_reported():
     assert not health.good
     assert health.worst == "b"
     stats_ = {k: np.zeros((4, 500)) for k in ("jump_rate", "n_steps")} | {"diverging": np.zeros((4, 500), bool)}
-    attempt = _Attempt(z, stats_, health, 1)
+    attempt = _Attempt(z, {}, stats_, health, 1)
     reasons = _doubts(attempt, NutsSettings())
     assert "R-hat of b" in reasons[0]
     result = _verdict({"b": z[..., 1]}, attempt, 1, NutsSettings(), tuple(reasons), {})
@@ -347,14 +347,14 @@ def test_integers_of_numpy_are_integers():
 def test_each_threshold_of_an_attempt_is_judged():
     z = np.random.default_rng(0).standard_normal((4, 500, 2))
     health, share = _health({"a": z[..., 0], "b": z[..., 1]}), np.zeros((4, 500), bool)
-    assert _Attempt(z, {"diverging": share}, health, 1).good
+    assert _Attempt(z, {}, {"diverging": share}, health, 1).good
     share[:, :11] = True
-    attempt = _Attempt(z, {"diverging": share}, health, 1)
+    attempt = _Attempt(z, {}, {"diverging": share}, health, 1)
     assert not attempt.good
     (reason,) = _doubts(attempt, NutsSettings())
     assert "2.2 % of the NUTS transitions diverged" in reason
     for ess in ("min_ess_bulk", "min_ess_tail"):
-        attempt = _Attempt(z, {"diverging": np.zeros((4, 500), bool)}, dataclasses.replace(health, **{ess: 399.0}), 1)
+        attempt = _Attempt(z, {}, {"diverging": np.zeros((4, 500), bool)}, dataclasses.replace(health, **{ess: 399.0}), 1)
         assert not attempt.good
         (reason,) = _doubts(attempt, NutsSettings())
         assert "effective sample size is 399 (must be >= 400)" in reason
