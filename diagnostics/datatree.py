@@ -15,7 +15,7 @@ import xarray as xr
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult
 from hybrid.models.errors import FileFormatError, InvalidArgumentError
-from hybrid.models.files import replacing
+from hybrid.models.files import as_path, check_writable, replacing
 from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Prior, double_precision
 
@@ -195,12 +195,14 @@ def write_datatree(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
     InvalidArgumentError
         If the file cannot be written.
     """
+    place = as_path(path, "path")
+    check_writable(place)
     checksums = {
         group.path: {name: {"fletcher32": True} for name, variable in group.variables.items() if variable.size > 1}
         for group in tree.subtree
     }
     try:
-        with replacing(Path(path)) as temporary:
+        with replacing(place) as temporary:
             tree.to_netcdf(temporary, engine="h5netcdf", encoding=checksums)
     except InvalidArgumentError:
         raise

@@ -7,15 +7,17 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hybrid.curve import Curve
 from hybrid.diagnostics.scores import related_group
 from hybrid.models.errors import FileFormatError, InvalidArgumentError, InvalidCurveError, UnknownNameError
+from hybrid.models.files import as_path
 from hybrid.nslpfn_data import DOMAINS as NSLPFN_DOMAINS
 from hybrid.nslpfn_data import read_nslpfn
-from hybrid.reading import curves_of, read_table
+from hybrid.reading import curves_in, read_table
 
 AS_GIVEN = ("IC", "NLP")  # domains whose log densities the NSL-PFN paper states in the units of y
 COLUMNS = ("domain", "curve", "x", "y", "split")
@@ -124,7 +126,7 @@ def read_cases(path: PathLike) -> list[Case]:
         domain, name, group = row["domain"].strip(), row["curve"].strip(), row.get("group", "").strip()
         members.setdefault(f"{domain}/{name}", []).append((domain, name, group))
     found = []
-    for key, curve in curves_of(path).items():
+    for key, curve in curves_in(path, columns, rows).items():
         domain, name, _ = members[key][0]
         stated = {group for _, _, group in members[key]}
         if len(stated) > 1:
@@ -163,7 +165,22 @@ def nslpfn_cases(folder: PathLike, domains: Sequence[str]) -> list[Case]:
 
 def as_paths(data: PathLike | Iterable[PathLike] | None) -> list[PathLike] | None:
     """One file or several as a list; None as it is."""
-    return None if data is None else [data] if isinstance(data, (str, os.PathLike)) else list(data)
+    return None if data is None else [as_path(path, "data") for path in as_list(data, "data", "a file or a list of files")]
+
+
+def as_list(value: Any, name: str, what: str) -> list[Any]:
+    """One text or path, or several, as a list.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is neither.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise InvalidArgumentError(f"{name} must be {what}, got {value!r}")
+    return list(value)
 
 
 def collect_cases(

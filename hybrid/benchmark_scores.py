@@ -35,7 +35,8 @@ _FIGURES = (
     *(f"{name}{end}" for name in (*MEANS, POOLED) for end in ("", "_se")),
     *(f"pooled_{name}{end}" for name in _PIT_COLUMNS for end in ("", "_se")),
 )
-_SHARES = tuple(name in ("in_50", "in_90", "needs_review") for name in MEANS)
+_SHARES = np.array([name in ("in_50", "in_90", "needs_review") for name in MEANS])
+_OF_LEVELS = np.array([name == "msce" for name in MEANS])
 _LOW, _LOWER, _MEDIAN, _UPPER, _HIGH = range(len(BANDS))
 
 
@@ -164,12 +165,13 @@ def summarise(curves: "pd.DataFrame") -> "pd.DataFrame":
         by_curve, levels = own[list(MEANS)].to_numpy(dtype=float), own[list(_PIT_COLUMNS)].to_numpy()
         with np.errstate(all="ignore"):
             means = np.mean(by_curve, axis=0)
-        errors = standard_error(bootstrap_by_group(by_curve, groups), groups)
-        errors = np.where(_SHARES & _is_extreme(means), np.nan, errors)
         pooled, drawn = np.average(levels, axis=0, weights=points), bootstrap_by_group(levels, groups, points)
+        same = _is_extreme(pooled).all()  # at every level all points of all curves are inside, or none is
+        errors = standard_error(bootstrap_by_group(by_curve, groups), groups)
+        errors = np.where((_SHARES & _is_extreme(means)) | (_OF_LEVELS & same), np.nan, errors)
         spread = np.where(_is_extreme(pooled), np.nan, standard_error(drawn, groups))
         row |= _with_errors(MEANS, means, errors)
-        row |= _with_errors((POOLED,), msce(pooled), standard_error(msce(drawn), groups))
+        row |= _with_errors((POOLED,), msce(pooled), np.nan if same else standard_error(msce(drawn), groups))
         row |= _with_errors([f"pooled_{name}" for name in _PIT_COLUMNS], pooled, spread)
         rows.append(row)
     return pd.DataFrame(rows)

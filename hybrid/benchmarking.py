@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.benchmark_cases import Case, PathLike, as_paths, collect_cases
+from hybrid.benchmark_cases import Case, PathLike, as_list, as_paths, collect_cases
 from hybrid.benchmark_methods import BANDS, FAILED, FIGURES, GRID, SHEETS, Method, Record, as_method, batches, run_method
 from hybrid.benchmark_scores import curve_table, failures, render, summarise
 from hybrid.models.checks import as_integer
 from hybrid.models.errors import InvalidArgumentError
-from hybrid.models.files import DAMAGED, cannot_write, check_writable, make_folder, replacing
+from hybrid.models.files import DAMAGED, as_path, cannot_write, check_writable, make_folder, replacing
 from hybrid.models.prior import AbstractPrior
 from hybrid.spreading import spread
 
@@ -144,12 +144,8 @@ def _run(
     return records
 
 
-def _names(values: str | Iterable[str]) -> list[str]:
-    return [values] if isinstance(values, str) else list(values)
-
-
 def _as_methods(methods: Any) -> list[Method]:
-    found = [as_method(method) for method in ([methods] if isinstance(methods, str) else methods)]
+    found = [as_method(method) for method in as_list(methods, "methods", "one as in 'pfn:nsl', or a list of them")]
     names = [method.name for method in found]
     if not found:
         raise InvalidArgumentError("there is no method to score: give one, such as 'pfn:nsl'")
@@ -228,10 +224,10 @@ def benchmark(
     chosen = _as_methods(methods)
     seed = as_integer(seed, "seed", 0, 2**32 - 1)
     sources = as_paths(data)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else as_path(out, "out")
     if folder is not None:
         _check_folder(folder, sources or [])
-    cases = collect_cases(sources, nslpfn_data, _names(domains))
+    cases = collect_cases(sources, nslpfn_data, as_list(domains, "domains", "a name or a list of names"))
     cache = None if folder is None else _Cache(folder / CACHE, seed)
     records = _run(chosen, cases, cache, fresh, seed, workers, dask, progress)
     curves = curve_table(cases, records)

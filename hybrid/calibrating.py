@@ -6,7 +6,6 @@ import importlib
 import itertools
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from hybrid.diagnostics.scores import coverage, coverage_error
 from hybrid.diagnostics.uniformity import LEVEL, Uniformity, check_uniform
 from hybrid.models.checks import as_integer, as_levels
 from hybrid.models.errors import EngineUnavailableError, FileFormatError, InvalidArgumentError, UnknownNameError
+from hybrid.models.files import as_path
 from hybrid.models.prior import AbstractPrior
 from hybrid.models.registry import get_prior
 
@@ -309,10 +309,9 @@ def calibrate(
         design = _usual_design(prior, engine, checkpoint)
     elif not isinstance(design, importlib.import_module("hybrid.amortized.design").Design):
         raise InvalidArgumentError(f"design must be a hybrid.Design, got {design!r:.80}")
-    if not isinstance(cache, (str, os.PathLike, type(None))):
-        raise InvalidArgumentError(f"cache must be the path of a file, got {cache!r}")
+    kept = None if cache is None else as_path(cache, "cache")
     run = importlib.import_module("hybrid.diagnostics.sbc").run_sbc
-    tree = run(prior, engine, count, design, seed, None if cache is None else Path(cache), workers, progress, checkpoint)
+    tree = run(prior, engine, count, design, seed, kept, workers, progress, checkpoint)
     versions = importlib.import_module("hybrid.fitting").versions_of(engine)
     tree.attrs |= {"prior_json": prior.to_json(), "design_json": json.dumps(design.to_dict()), "versions": json.dumps(versions)}
     return Calibration(tree)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hybrid.models.errors import FileFormatError, HybridError
+from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
 from hybrid.output import check_output
 
 
@@ -84,6 +84,8 @@ def report_command(source: Path, out: Path | None) -> None:
     from hybrid.reporting import write_report
     from hybrid.result import Fit
 
+    if source.is_dir():
+        raise InvalidArgumentError(f"{source} is a directory: give the file of a fit or a calibration")
     page = source.with_suffix(".html") if out is None else out
     check_output(page, (".html",))
     subject: Fit | Calibration

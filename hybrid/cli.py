@@ -167,7 +167,7 @@ def _horizon(curve: Curve, at: Sequence[float], horizon: float | None) -> float:
     if horizon is not None:
         for x in at:
             if x > horizon:
-                raise InvalidArgumentError(f"--at {x:g} lies beyond --horizon {horizon:g}: give a horizon of {x:g} or more")
+                raise InvalidArgumentError(f"--at {x:g} lies beyond --horizon {horizon:g}: give a horizon of {x!r} or more")
         return horizon
     return max([min(HORIZON_FACTOR * float(curve.x[-1]), LIMIT), *at, *_targets(curve)[0]])
 
@@ -207,6 +207,7 @@ def _positions(fit: Fit, at: Sequence[float]) -> tuple[list[float], list[float |
     return ([x for x, _ in known], [y for _, y in known]) if known else ([fit.horizon], [None])
 
 
+@warnings_in_a_line()
 def _forecast(fit: Fit, xs: Sequence[float], observed: Sequence[float | None], threshold: float | None) -> str:
     """A table with one row per x: median, central 50 and 90 % intervals, and what applies of truth and probability."""
     quantiles = fit.predict(xs, levels=LEVELS)["quantiles"].transpose("x", "quantile").values
@@ -231,6 +232,7 @@ def _forecast(fit: Fit, xs: Sequence[float], observed: Sequence[float | None], t
     return format_table(header, rows)
 
 
+@warnings_in_a_line()
 def _agreement(fits: Sequence[Fit], xs: Sequence[float]) -> str:
     """Every engine against the first, at each x: medians, 90 % widths, and their ratios."""
     rows = []

@@ -106,6 +106,12 @@ def _per_curve(value: Any, n: int, name: str) -> list[Any]:
     """One value for each curve, from one value for all or a sequence of them."""
     if isinstance(value, Mapping):
         raise InvalidArgumentError(f"{name} must be one value, or a list with one per curve in their order, not a mapping")
+    index: Any = getattr(value, "index", None)  # of a pandas Series; of a list it is a method
+    if hasattr(index, "equals") and list(index) != list(range(n)):
+        raise InvalidArgumentError(
+            f"{name} is a Series with an index of its own, which says nothing of the curves' order: give a list with one value "
+            f"per curve, as by {name}.loc[names].to_list()"
+        )
     if value is None or np.ndim(value) == 0:
         return [value] * n
     values: list[Any] = np.asarray(value, dtype=object).tolist()

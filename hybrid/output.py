@@ -33,9 +33,11 @@ def warnings_in_a_line() -> Iterator[None]:
     """Warnings of the block are written to stderr as a command says things, without a place in the source."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        yield
-    for warning in said:
-        print(f"Warning: {warning.message}", file=sys.stderr)
+        try:
+            yield
+        finally:
+            for message in dict.fromkeys(str(warning.message) for warning in said):
+                print(f"Warning: {message}", file=sys.stderr)
 
 
 def check_output(path: Path | None, formats: Sequence[str]) -> None:

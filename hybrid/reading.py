@@ -217,6 +217,12 @@ def _one_of(path: str | os.PathLike[str], x: str, y: str, curve: str | None) -> 
     if "curve" not in columns:
         if curve is not None:
             raise FileFormatError(f"{path} has no column 'curve' to look {curve!r} up in; it has {', '.join(columns)}")
+        domains = {row["domain"].strip() for _, row in rows} if "domain" in columns else set()
+        if len(domains) > 1:
+            raise InvalidCurveError(
+                f"{path} has several domains ({_some(sorted(domains))}) and no column 'curve': add one that says which "
+                "curve each row is of"
+            )
         return _curve(path, rows, x, y, None)
     groups = _grouped(columns, rows)
     if curve is None:
@@ -259,6 +265,10 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
 
 def curves_of(path: str | os.PathLike[str]) -> dict[str, Curve]:
     """What `read_curves` gives, without a word on rows that repeat others."""
-    columns, rows = read_table(path)
+    return curves_in(path, *read_table(path))
+
+
+def curves_in(path: str | os.PathLike[str], columns: list[str], rows: list[Row]) -> dict[str, Curve]:
+    """The same of a table that was read from the path."""
     _require(path, columns, ("curve", "x", "y"))
     return {key: _curve(path, group, "x", "y", key) for key, group in _grouped(columns, rows).items()}

@@ -13,7 +13,7 @@ from typing import Any
 
 from hybrid.calibrating import Calibration
 from hybrid.models.errors import InvalidArgumentError, ReportError
-from hybrid.models.files import check_writable, replacing
+from hybrid.models.files import as_path, check_writable, replacing
 from hybrid.result import Fit
 
 COLOURED = re.compile(r"\x1b\[[0-9;]*m")  # what terminals colour text by
@@ -248,7 +248,7 @@ def write_report(subject: Calibration | Fit, path: str | os.PathLike[str], comma
     """
     if not isinstance(subject, (Calibration, Fit)):
         raise InvalidArgumentError(f"a report is about a fit or a calibration, got {type(subject).__name__}")
-    path = Path(path).absolute()
+    path = as_path(path, "path").absolute()
     if path.suffix.lower() != ".html":
         raise InvalidArgumentError(f"{path}: the name of a report must end in .html")
     check_writable(path)

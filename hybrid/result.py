@@ -414,7 +414,7 @@ class Fit:
         if np.any(x > horizon * (1 + EDGE)):
             raise InvalidArgumentError(
                 f"{name} = {x[x > horizon * (1 + EDGE)][0]:g} lies beyond the horizon {horizon:g}, where prior "
-                f"{self.prior.name!r} is not defined: fit again with horizon={x.max():g}"
+                f"{self.prior.name!r} is not defined: fit again with horizon={float(x.max())!r}"
             )
         if np.any(x < first * (1 - EDGE)):
             raise InvalidArgumentError(

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hybrid.models.errors import InvalidArgumentError
 
@@ -19,6 +20,19 @@ DAMAGED = (OSError, KeyError, ValueError, EOFError, RuntimeError, NotImplemented
 def cannot_write(path: Path, error: OSError | ValueError) -> InvalidArgumentError:
     """What the user is told."""
     return InvalidArgumentError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
+
+
+def as_path(value: Any, name: str) -> Path:
+    """What a user gives as the place of a file or a folder.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is neither text nor a path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise InvalidArgumentError(f"{name} must be a path, got {value!r}")
+    return Path(value)
 
 
 def make_folder(folder: Path, wanted: Path | None = None) -> None:

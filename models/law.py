@@ -86,7 +86,7 @@ class Law(abc.ABC):
         }
         public = {name: value for name, value in sorted(vars(self).items()) if not name.startswith("_") and name not in made}
         try:
-            found: dict[str, Any] = json.loads(json.dumps(public, default=_stated, skipkeys=True))
+            found: dict[str, Any] = json.loads(_as_json(public))
         except (ValueError, RecursionError) as error:
             raise InvalidArgumentError(f"law {self.name!r} has an attribute that cannot be stated in JSON: {error}") from None
         return found
@@ -151,10 +151,28 @@ class Law(abc.ABC):
         return xp.ones_like(next(iter(theta.values()))) > 0
 
 
+def _as_json(value: Any) -> str:
+    return json.dumps(_with_text_keys(value), default=lambda part: _with_text_keys(_stated(part)))
+
+
+def _with_text_keys(value: Any) -> Any:
+    """The same with keys of dictionaries that JSON does not know, such as tuples, as their text in JSON."""
+    if isinstance(value, (list, tuple)):
+        return [_with_text_keys(part) for part in value]
+    if isinstance(value, dict):
+        known = (str, int, float, type(None))
+        return {key if isinstance(key, known) else _as_json(key): _with_text_keys(part) for key, part in value.items()}
+    return value
+
+
 def _stated(value: Any) -> Any:
-    """Arrays as lists, laws and data classes by what they hold, all else by the name of what it is."""
+    """Arrays and sets as lists, laws, mappings and data classes by what they hold, all else by the name of what it is."""
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=_as_json)
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, Law):
         return {"law": _stated(type(value)), "version": value.version, **value.attributes}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -162,6 +180,25 @@ def _stated(value: Any) -> Any:
         return {"class": _stated(type(value)), **fields}
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def run_mean(law: Law, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
+    """`law.mean`; what goes wrong in one of one's own is told as that.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If such a law calls functions of the library with what it does not take, or that it does not have.
+    """
+    try:
+        return law.mean(xp, x, theta, frame)
+    except (TypeError, AttributeError, ValueError) as error:
+        if not law.is_own or type(error).__module__.startswith("jax"):  # these `compiled_by_jax` explains
+            raise
+        raise InvalidArgumentError(
+            f"law {law.name!r} cannot be run by {xp.name}: give the functions of xp arrays, not numbers or lists "
+            f"(math.log(10.0), xp.stack(...)), and call no others ({str(error).splitlines()[0]})"
+        ) from error
 
 
 ANCHOR = 0.1

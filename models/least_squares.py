@@ -26,7 +26,7 @@ from hybrid.models.checks import as_integer
 from hybrid.models.coordinates import Frame
 from hybrid.models.engine import EngineResult, Problem
 from hybrid.models.errors import EngineUnavailableError, InvalidArgumentError
-from hybrid.models.law import Law
+from hybrid.models.law import Law, run_mean
 from hybrid.models.namespace import get_namespace
 from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import AbstractPrior, Parameter, Prior, double_precision, expand, sigma_draws
@@ -189,7 +189,7 @@ def _solver(law: Law, free: tuple[_Free, ...], probe: object) -> _Solver:
 
     def residuals(u: Array, x: Array, log_y: Array, weight: Array, frame: Array) -> Array:
         theta = {f.name: f.to_support(u[k]) for k, f in enumerate(free)}
-        mean = law.mean(xp, x, expand(theta), Frame(*frame))
+        mean = run_mean(law, xp, x, expand(theta), Frame(*frame))
         return jnp.where(weight > 0, log_y - jnp.log(mean), 0.0)
 
     def starts(candidates: Array, spread: Array, x: Array, log_y: Array, weight: Array, frame: Array, count: int) -> Array:

@@ -30,7 +30,7 @@ def solve_logit(xp: Any, alpha: Array, log_f: Array, steps: int = STEPS) -> Arra
     The left side, alpha softplus(u) - softplus(-u), increases in u with slope alpha w + 1 - w between 1 and alpha. With the
     hyperbola (u + sqrt(u^2 + .3)) / 2 in place of softplus the equation is quadratic, and its root the start. Householder's
     method of third order converges quartically from there: after two steps and the last one of Newton the residual is below
-    1e-12 of 1 + abs(log_f) for alpha in [.001, 400]. The solve itself carries no gradient; the last Newton step does, which
+    1e-12 of 1 + abs(log_f) for alpha in [.002, 400]. The solve itself carries no gradient; the last Newton step does, which
     gives the exact implicit derivatives in any autodiff.
 
     Parameters

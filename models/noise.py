@@ -238,14 +238,17 @@ class TruncatedNormalNoise(Noise):
         return np.where(y > 0, inside, -np.inf)
 
     def cdf(self, y: Array, f: Array, theta: Mapping[str, Array]) -> Array:
-        sigma = theta["sigma"]
-        below = special.ndtr(-f / sigma)
-        return np.clip((special.ndtr((y - f) / sigma) - below) / (1.0 - below), 0.0, 1.0)
+        """From the lower tail where f > 0, which keeps small values right; else in logarithms, where most is cut off."""
+        a, z = f / theta["sigma"], (y - f) / theta["sigma"]
+        lower = (special.ndtr(z) - special.ndtr(-a)) / special.ndtr(np.maximum(a, 0.0))
+        upper = -np.expm1(np.minimum(special.log_ndtr(-z) - special.log_ndtr(a), 0.0))
+        return np.clip(np.where(a > 0, lower, upper), 0.0, 1.0)
 
     def icdf(self, p: Array, f: Array, theta: Mapping[str, Array]) -> Array:
         sigma = theta["sigma"]
-        upper = special.ndtr(f / sigma) * (1.0 - p)  # the survival side keeps precision in the upper tail
-        return np.maximum(f - sigma * special.ndtri(upper), 0.0)
+        with np.errstate(divide="ignore"):  # of p = 1, which is at infinity
+            log_upper = special.log_ndtr(f / sigma) + np.log1p(-p)  # the survival side keeps precision in the upper tail
+        return np.maximum(f - sigma * special.ndtri_exp(log_upper), 0.0)
 
     def moments(self, f: Array, theta: Mapping[str, Array]) -> tuple[Array, Array]:
         sigma = theta["sigma"]

@@ -18,7 +18,7 @@ from hybrid.models.coordinates import Frame, as_floating, cast_frame, get_coordi
 from hybrid.models.declaring import check_prior
 from hybrid.models.distributions import Distribution
 from hybrid.models.errors import FileFormatError, HybridError, InvalidArgumentError
-from hybrid.models.law import Law, Theta
+from hybrid.models.law import Law, Theta, run_mean
 from hybrid.models.namespace import get_namespace, namespace_of
 from hybrid.models.noise import get_noise
 from hybrid.models.torch_random import seeded
@@ -40,7 +40,7 @@ class Parameter:
     Raises
     ------
     InvalidArgumentError
-        If the name is not text, is empty or has a slash, or the distribution is none.
+        If the name is not text, is empty or has a slash, the distribution is none, or the meaning is not text.
     """
 
     name: str
@@ -52,6 +52,8 @@ class Parameter:
             raise InvalidArgumentError(f"the name of a parameter must be text without a slash, got {self.name!r}")
         if not isinstance(self.distribution, Distribution):
             raise InvalidArgumentError(f"parameter {self.name!r} needs a hybrid.Distribution, got {self.distribution!r}")
+        if not isinstance(self.meaning, str):
+            raise InvalidArgumentError(f"the meaning of parameter {self.name!r} must be text, got {self.meaning!r}")
 
 
 @contextlib.contextmanager
@@ -359,7 +361,7 @@ class Prior(AbstractPrior):
         """The noise-free curve in coordinates: theta of shape (...), x of shape (n,) or (..., n), result (..., n)."""
         xp = namespace_of(x, *theta.values())
         x = as_floating(xp, x)
-        found = self.law.mean(xp, x, expand(theta), cast_frame(xp, frame, x))
+        found = run_mean(self.law, xp, x, expand(theta), cast_frame(xp, frame, x))
         return found if np.shape(found)[-1:] == x.shape[-1:] else found + xp.zeros_like(x)  # a law that is the same at all x
 
     def derived(self, theta: Theta, frame: Frame) -> dict[str, Array]:

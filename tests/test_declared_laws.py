@@ -175,6 +175,25 @@ def test_calibration_tells_of_a_law_that_jax_cannot_follow() -> None:
         hybrid.calibrate(declare(mean=branches), "nuts", simulations=16, progress=False)
 
 
+def number(self: Any, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+    return theta["level"] * xp.exp(theta["tilt"] * xp.log(x) / xp.log(10.0))
+
+
+def added(self: Any, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+    return xp.sum([theta["level"] * x, theta["level"] * x**2], axis=0) * xp.exp(theta["tilt"])
+
+
+@pytest.mark.parametrize(("mean", "backend"), [(number, "torch"), (added, "jax")])
+def test_sampling_tells_of_a_law_that_numpy_alone_runs(mean: Any, backend: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"law 'made' cannot be run by {backend}: give the functions of xp arrays"):
+        declare(mean=mean).sample(2, [0.1, 1.0], backend=backend)
+
+
+def test_a_fit_tells_of_a_law_that_numpy_alone_runs() -> None:
+    with pytest.raises(InvalidArgumentError, match="law 'made' cannot be run by jax"):
+        hybrid.fit(CURVE, declare(mean=added), "least_squares", progress=False)
+
+
 @pytest.mark.parametrize("engine", ["nuts", "auto", "least_squares"])
 def test_a_fit_tells_of_a_law_that_jax_cannot_follow(engine: str) -> None:
     with pytest.raises(InvalidArgumentError, match="law 'made' cannot be compiled: write `mean` with the functions of xp"):

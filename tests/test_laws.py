@@ -116,8 +116,11 @@ def test_levels_are_what_their_names_say(prior: Prior) -> None:
     np.testing.assert_allclose(last, theta["y_first"] * theta["y_ratio"], rtol=1e-8)
 
 
+LOG_F_WIDE = np.concatenate([np.linspace(-60, 60, 601), np.linspace(-0.1, 0.1, 401), [-1e6, -1e3, 1e3, 1e6]])
+
+
 def test_m4_solve_leaves_no_residual() -> None:
-    alpha, log_f = np.meshgrid(np.geomspace(1e-3, 400, 41), np.concatenate([np.linspace(-60, 60, 601), [-1e6, -1e3, 1e3, 1e6]]))
+    alpha, log_f = np.meshgrid(np.geomspace(2e-3, 400, 101), LOG_F_WIDE)
     u = solve_logit(get_namespace("numpy"), alpha, log_f)
     residual = alpha * np.logaddexp(0, u) - np.logaddexp(0, -u) - log_f
     assert np.max(np.abs(residual) / (1 + np.abs(log_f))) <= 1e-12
@@ -154,6 +157,13 @@ def test_betainc_symmetric(library: str) -> None:
     with double_precision():
         found = xp.betainc_symmetric(xp.asarray(b), xp.asarray(x))
     np.testing.assert_allclose(np.asarray(found), expected, atol=1e-10)
+
+
+def test_betainc_symmetric_says_where_its_series_ends() -> None:
+    b, x = np.meshgrid([10.0, 20.0, 20.1, 1000.0], np.linspace(0.01, 0.99, 99))
+    found = get_namespace("numpy").betainc_symmetric(b, x)
+    np.testing.assert_allclose(found[:, :2], special.betainc(b, b, x)[:, :2], atol=1e-10)
+    assert np.isnan(found[:, 2:]).all()
 
 
 def only(prior: Prior, family: int) -> Prior:

@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,25 @@ def test_a_saved_fit_is_loaded_with_its_own_law(tmp_path: Path) -> None:
         hybrid.load_fit(tmp_path / "fit.nc", law=Power(0.1))
     with pytest.raises(FileFormatError, match="an instance of a Law"):
         hybrid.load_fit(tmp_path / "fit.nc", law=Power)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({1, 2}, {5}),
+        ({(1, 2): 0.5}, {(1, 2): 2.0}),
+        ({(1, 2): 0.5}, {(1, 3): 0.5}),
+        (MappingProxyType({"a": 1}), MappingProxyType({"a": 2})),
+    ],
+)
+def test_sets_and_keys_of_any_kind_are_part_of_the_fingerprint(one: Any, other: Any) -> None:
+    laws = []
+    for value in (one, other):
+        laws.append(Power(0.5))
+        laws[-1].table = [value]  # type: ignore[attr-defined]
+    assert prior_of(laws[0]).fingerprint != prior_of(laws[1]).fingerprint
+    with pytest.raises(FileFormatError, match="table"):
+        prior_from_json(prior_of(laws[0]).to_json(), laws[1])
 
 
 def test_attributes_that_refer_to_themselves_are_refused() -> None:

@@ -10,6 +10,7 @@ from scipy import integrate, stats
 
 from hybrid.models.coordinates import get_coordinates
 from hybrid.models.m1 import PRIOR as M1
+from hybrid.models.noise import get_noise
 from hybrid.models.predictive import MixturePredictive
 from hybrid.models.prior import Frame, Prior
 from hybrid.models.registry import get_prior
@@ -166,3 +167,19 @@ def test_fewer_curves_than_draws_are_from_all_of_them() -> None:
     theta = {"y_first": np.repeat([1.0, 2.0], 200), "y_ratio": np.full(400, 0.5), "sigma": np.full(400, 1e-9)}
     y = MixturePredictive(M1, theta, frame()).sample(X[:1], 100, seed=0)[:, 0]
     assert 0.3 < np.mean(y > 1.5 * Y_SCALE) < 0.7
+
+
+def test_truncation_of_nearly_all_leaves_the_rest() -> None:
+    """A law may go below 0, where nearly all of the untruncated normal is cut off."""
+    noise, f, p = (
+        get_noise("truncated_normal"),
+        np.array([-1e-9, -3.0, -8.5, -40.0])[:, None],
+        np.array([1e-6, 0.05, 0.5, 0.999]),
+    )
+    theta = {"sigma": np.ones((4, 1))}
+    y = noise.icdf(p, f, theta)
+    np.testing.assert_allclose(y, stats.truncnorm.ppf(p, -f, np.inf, loc=f), rtol=1e-6)
+    np.testing.assert_allclose(noise.cdf(y, f, theta), np.broadcast_to(p, y.shape), rtol=1e-6)
+    np.testing.assert_allclose(stats.truncnorm.cdf(y, -f, np.inf, loc=f), noise.cdf(y, f, theta), rtol=1e-6)
+    assert (noise.cdf(np.array([-1.0, 0.0, np.inf]), f, theta) == [0.0, 0.0, 1.0]).all()
+    assert_allclose(noise.icdf(np.array([0.0, 1.0]), f, theta), [[0.0, np.inf]] * 4, atol=1e-12)

@@ -263,6 +263,7 @@ def outliers() -> tuple[hybrid.Parameter, hybrid.Parameter]:
         (lambda: hybrid.Parameter(3, LEVEL.distribution), "must be text"),  # type: ignore[arg-type]
         (lambda: hybrid.Parameter("", LEVEL.distribution), "must be text"),
         (lambda: hybrid.Parameter("a/b", LEVEL.distribution), "without a slash"),
+        (lambda: hybrid.Parameter("level", LEVEL.distribution, object()), "meaning of parameter 'level' must be text"),  # type: ignore[arg-type]
         (lambda: Prior("p", Falling(), None), "list of hybrid.Parameter"),  # type: ignore[arg-type]
         (lambda: Prior("p", Falling(), [LEVEL, SIGMA], noise=["normal"]), "unknown noise"),  # type: ignore[arg-type]
         (lambda: Prior("p", Falling(), [LEVEL, SIGMA], coordinates=["ratio"]), "unknown coord"),  # type: ignore[arg-type]
