@@ -196,7 +196,8 @@ def write_datatree(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
         If the file cannot be written.
     """
     place = as_path(path, "path")
-    check_writable(place)
+    if place.exists():
+        check_writable(place)  # a rename would take the place of a protected file too
     checksums = {
         group.path: {name: {"fletcher32": True} for name, variable in group.variables.items() if variable.size > 1}
         for group in tree.subtree

@@ -31,7 +31,7 @@ def as_path(value: Any, name: str) -> Path:
         If it is neither text nor a path.
     """
     if not isinstance(value, (str, os.PathLike)):
-        raise InvalidArgumentError(f"{name} must be a path, got {value!r}")
+        raise InvalidArgumentError(f"{name} must be the path of a file or a folder, got {value!r}")
     return Path(value)
 
 

@@ -98,15 +98,15 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
     [
         ({"methods": 5}, "methods must be"),
         ({"data": 5}, "data must be"),
-        ({"data": [5]}, "data must be a path"),
-        ({"out": 5}, "out must be a path"),
+        ({"data": [5]}, "data must be the path"),
+        ({"out": 5}, "out must be the path"),
         ({"domains": 5}, "domains must be"),
     ],
 )
 def test_arguments_of_another_type_are_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidArgumentError, match=words):
         hybrid.benchmark(**{"methods": "least_squares:m1", "progress": False, **arguments})
-    with pytest.raises(InvalidArgumentError, match="must be a path, got 5"):
+    with pytest.raises(InvalidArgumentError, match="path must be the path of a file or a folder, got 5"):
         hybrid.write_report(fit(), 5)  # type: ignore[arg-type]
 
 
