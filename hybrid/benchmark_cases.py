@@ -163,8 +163,8 @@ def nslpfn_cases(folder: PathLike, domains: Sequence[str]) -> list[Case]:
     return found
 
 
-def as_paths(data: PathLike | Iterable[PathLike] | None) -> list[PathLike] | None:
-    """One file or several as a list; None as it is."""
+def as_paths(data: PathLike | Iterable[PathLike] | None) -> list[Path] | None:
+    """One file or several as a list of paths; None as it is."""
     return None if data is None else [as_path(path, "data") for path in as_list(data, "data", "a file or a list of files")]
 
 
@@ -200,7 +200,7 @@ def collect_cases(
     paths = as_paths(data)
     if paths == []:
         raise InvalidArgumentError("data names no file: give at least one, or None for the shipped examples")
-    readers: list[Callable[[], list[Case]]] = [functools.partial(read_cases, Path(path)) for path in paths or []]
+    readers: list[Callable[[], list[Case]]] = [functools.partial(read_cases, path) for path in paths or []]
     if nslpfn_data is not None:
         readers.append(functools.partial(nslpfn_cases, nslpfn_data, domains))
     cases = [case for read in readers or [example_cases] for case in read()]

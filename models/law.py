@@ -197,7 +197,7 @@ def run_mean(law: Law, xp: Any, x: Array, theta: Theta, frame: Frame) -> Array:
             raise
         raise InvalidArgumentError(
             f"law {law.name!r} cannot be run by {xp.name}: give the functions of xp arrays, not numbers or lists "
-            f"(math.log(10.0), xp.stack(...)), and call no others ({str(error).splitlines()[0]})"
+            f"(math.log(10.0), xp.stack(...)), and call no others ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
 
 

@@ -189,6 +189,17 @@ def test_sampling_tells_of_a_law_that_numpy_alone_runs(mean: Any, backend: str) 
         declare(mean=mean).sample(2, [0.1, 1.0], backend=backend)
 
 
+def refuses(self: Any, xp: Any, x: Any, theta: Any, frame: Any) -> Any:
+    if xp.name == "torch":
+        raise ValueError
+    return theta["level"] * xp.exp(theta["tilt"] * xp.log(x))
+
+
+def test_what_a_law_raises_without_a_word_is_named() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"law 'made' cannot be run by torch: .*\(ValueError: \)"):
+        declare(mean=refuses).sample(2, [0.1, 1.0], backend="torch")
+
+
 def test_a_fit_tells_of_a_law_that_numpy_alone_runs() -> None:
     with pytest.raises(InvalidArgumentError, match="law 'made' cannot be run by jax"):
         hybrid.fit(CURVE, declare(mean=added), "least_squares", progress=False)
